@@ -317,8 +317,11 @@ class _Run:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = tensor
-        self.model.load_state_dict(_without_prefix(tensors, "model."))
-        self.averaged.load_state_dict(_without_prefix(tensors, "averaged."))
+        try:
+            self.model.load_state_dict(_without_prefix(tensors, "model."))
+            self.averaged.load_state_dict(_without_prefix(tensors, "averaged."))
+        except RuntimeError as error:
+            raise ResumeError(f"{path} does not fit this network: {error}") from error
         self.optimizer.load_state_dict(
             {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )

@@ -1,0 +1,134 @@
+"""What the book's site adds to its theme: self-hosted MathJax, derived links, lighter pages.
+
+Loaded by `_config.yml` (`sphinx: local_extensions`). In the order of a build:
+
+1. `configure` points MathJax to the copy that `scripts/vendor.py` made, if there is one, and
+   derives the schemes `repo:` and `colab:` of Markdown links from the repository's address.
+2. `add_lesson_bar` puts a visible Colab button under the title of each lesson.
+3. `finish` rewrites each written page: no Font Awesome script, no script that blocks the
+   first paint, and two accessibility repairs of the theme's markup.
+"""
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+MATHJAX_VERSION = "3.2.2"  # as in package.json
+MATHJAX_COPY = "vendor/mathjax/tex-mml-chtml.js"  # inside book/_static
+MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{MATHJAX_VERSION}/es5/tex-mml-chtml.js"
+
+# The address that stands in _config.yml until the owner sets theirs: no link leads there.
+PLACEHOLDER_OWNER = "slim_cnns"
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Set what depends on the tree or on the repository's address."""
+    if (Path(app.confdir) / "book" / "_static" / MATHJAX_COPY).is_file():
+        config.mathjax_path = MATHJAX_COPY
+    else:
+        config.mathjax_path = MATHJAX_CDN
+        logger.info("MathJax is not self-hosted: this site loads it from %s", MATHJAX_CDN)
+
+    options = config.html_theme_options
+    address, branch = options["repository_url"].rstrip("/"), options["repository_branch"]
+    owner, name = urlsplit(address).path.strip("/").split("/")[:2]
+    colab = options["launch_buttons"]["colab_url"].rstrip("/")
+    config.myst_url_schemes = {
+        "http": None,
+        "https": None,
+        "mailto": None,
+        "repo": {"url": f"{address}/blob/{branch}/{{{{path}}}}"},
+        "colab": {"url": f"{colab}/github/{owner}/{name}/blob/{branch}/{{{{path}}}}"},
+    }
+    if owner != PLACEHOLDER_OWNER and not config.html_baseurl:
+        config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
+
+
+def add_lesson_bar(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Put the theme's Colab link, which hides in a menu, under the title as well."""
+    links = [
+        button["url"]
+        for group in context.get("header_buttons", [])
+        if group.get("label") == "launch-buttons"
+        for button in group["buttons"]
+        if button["text"] == "Colab"
+    ]
+    if links and "body" in context:
+        icon = context["pathto"]("_static/images/logo_colab.png", 1)
+        bar = (
+            f'\n<p class="lesson-bar"><a class="lesson-colab" href="{escape(links[0])}">'
+            f'<img src="{icon}" alt="" width="20" height="20" class="dark-light"/>'
+            "Open in Colab</a></p>"
+        )
+        context["body"] = context["body"].replace("</h1>", "</h1>" + bar, 1)
+
+
+_FONT_AWESOME_SCRIPT = re.compile(r'\s*<script[^>]*fontawesome\.js[^>]*></script>')
+_BLOCKING_SCRIPT = re.compile(r'<script (?![^>]*\b(?:async|defer)\b)(?=[^>]*\bsrc=)')
+_SEARCH_FIELD = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"')
+_SIDEBAR = '<div id="pst-primary-sidebar" '
+
+
+def tidy(page: str) -> str:
+    """Make one page of the theme lighter and mend its markup; changing it twice is harmless.
+
+    - Font Awesome's script costs 1.5 MB and draws what its web fonts draw already.
+    - Scripts with a source are deferred: they keep their order and let the page show first.
+    - The search button's label hides its visible text from voice control (axe:
+      label-content-name-mismatch); its text is a good name.
+    - The logo lies outside of every landmark (axe: region); the sidebar becomes one.
+    """
+    page = _FONT_AWESOME_SCRIPT.sub("", page)
+    page = _BLOCKING_SCRIPT.sub("<script defer ", page)
+    page = _SEARCH_FIELD.sub(r"\1", page)
+    if "role=" not in page.partition(_SIDEBAR)[2].partition(">")[0]:
+        page = page.replace(_SIDEBAR, f'{_SIDEBAR}role="navigation" aria-label="Book" ', 1)
+    return page
+
+
+def _redirect(title: str, target: str) -> str:
+    """The page at the root of the site: the book's home page lies one folder deeper."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>{escape(title)}</title>
+<meta name="description" content="{escape(title)}: the home page of the book"/>
+<meta http-equiv="refresh" content="0; url={target}"/>
+<link rel="canonical" href="{target}"/>
+</head>
+<body><main><h1>{escape(title)}</h1><p><a href="{target}">Go to the book</a></p></main></body>
+</html>
+"""
+
+
+def finish(app: Sphinx, exception: Exception | None) -> None:
+    """Tidy every page that was written, and write the page at the root of the site."""
+    if exception or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    for path in out.rglob("*.html"):
+        if "_static" not in path.relative_to(out).parts:
+            page = path.read_text(encoding="utf-8")
+            path.write_text(tidy(page), encoding="utf-8")
+    target = app.builder.get_target_uri(app.config.root_doc)
+    (out / "index.html").write_text(_redirect(app.config.html_title, target), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the steps to Sphinx's events."""
+    app.connect("config-inited", configure)
+    app.connect("html-page-context", add_lesson_bar, priority=900)
+    app.connect("build-finished", finish, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,551 @@
+# %% [markdown]
+# # What a network costs
+#
+# Where are the parameters of a network, where is its arithmetic, and how many bytes does
+# it take in memory and on disk? This lesson changes no number: it writes down the first
+# row of the table that every later chapter tries to improve.
+#
+# **You will**
+#
+# - count the parameters and multiply–accumulates of a convolution with a pencil, and
+#   check your counts against PyTorch's;
+# - say which layers of ResNet-14 hold its parameters and which do its arithmetic;
+# - tell apart the bytes of the weights, of the activations at their peak, and of the file;
+# - read a roofline, and say which layers would gain from fewer operations.
+#
+# **You need** Python, PyTorch, and a convolutional network that you once trained. Symbols
+# are on the [notation page](../../book/notation.md), terms in the
+# [glossary](../../book/glossary.md).
+#
+# **Time** 35 minutes to read, under a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import gzip
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimcnn import checkpoints, data, latency, metrics, models, plotting, report
+from slimcnn.checks import measuring
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# The book compresses one network: **ResNet-14**, a small residual network
+# {cite:p}`he2016deep` for the 28×28 grey images of Fashion-MNIST
+# {cite:p}`xiao2017fashion`. Its **student**, built from depthwise-separable convolutions
+# {cite:p}`howard2017mobilenets`, is the small network that one would train instead. Both
+# were trained beforehand, several seeds each; the records of those runs come with the
+# book. We load them before we do anything else, since a saving only means something
+# beside the number it started from.
+
+# %%
+baselines = report.load_records("baselines")
+report.table(baselines)
+
+# %% [markdown]
+# Every row has an accuracy on the test images and four costs: parameters, non-zeros,
+# MACs, bytes. By the end of this lesson you can compute each of the four yourself. (The
+# [accuracy lesson](accuracy.ipynb) deals with the first column, the
+# [latency lesson](latency.ipynb) with the last.)
+#
+# ## The idea
+#
+# A convolution with $C_\text{in}$ input channels, $C_\text{out}$ output channels and a
+# $k_h \times k_w$ kernel slides one small weight tensor over the whole image. That
+# single fact separates the two costs that people mix up:
+#
+# - a **parameter** is stored once, however large the image;
+# - a **multiply–accumulate** (MAC: one multiplication and one addition) happens once for
+#   every weight *at every output position*.
+#
+# With $g$ groups (each output channel sees $C_\text{in}/g$ input channels), a bias, and
+# an output of $H_\text{out} \times W_\text{out}$ positions, the counts are
+#
+# $$
+# P = C_\text{out}\,\frac{C_\text{in}}{g}\,k_h k_w + C_\text{out},
+# \qquad
+# M = C_\text{out}\,\frac{C_\text{in}}{g}\,k_h k_w \; H_\text{out} W_\text{out}.
+# $$ (eq-macs)
+#
+# Stride and dilation appear in $M$ through the output size alone, and padding counts as
+# if the zeros were multiplied (that is what dense kernels do). The bias is an addition
+# for each output; like pooling, batch norm and ReLU it is left out of $M$. One MAC is two
+# floating-point operations, so "FLOPs" in a paper may mean $M$ or $2M$: always ask which.
+#
+# ## By hand
+#
+# Take a convolution from 2 to 3 channels with a 3×3 kernel and padding 1 on a 4×4 image.
+# It has $3 \cdot 2 \cdot 9 = 54$ weights, and its output has 16 positions, so
+# {eq}`eq-macs` says $54 \cdot 16 = 864$ MACs. To be sure, we write the convolution as the
+# loops that it is, and count each multiplication.
+
+# %% tags=["nbval-check-output"]
+image, weight = torch.randn(2, 4, 4), torch.randn(3, 2, 3, 3)
+padded = nn.functional.pad(image, (1, 1, 1, 1))  # (2, 6, 6)
+output, macs = torch.zeros(3, 4, 4), 0
+for o in range(3):
+    for y in range(4):
+        for x in range(4):
+            products = weight[o] * padded[:, y : y + 3, x : x + 3]  # (2, 3, 3)
+            output[o, y, x] = products.sum()
+            macs += products.numel()
+print(f"weights {weight.numel()}, MACs {macs}")
+
+# %% [markdown]
+# The loops must compute what PyTorch computes, or we counted something else:
+
+# %%
+torch.testing.assert_close(output, nn.functional.conv2d(image, weight, padding=1))
+assert (weight.numel(), macs) == (54, 864)
+
+# %% [markdown]
+# ## From scratch
+#
+# A network is a list of such layers. We only need the size of each layer's output, and
+# PyTorch tells it to a *forward hook*: a function that is called with every module, its
+# inputs and its output while an example image runs through the network.
+
+# %%
+def conv_macs(conv, output):
+    """MACs of one convolution for one image, from its weight and its output."""
+    positions = output.shape[2] * output.shape[3]
+    return conv.weight.numel() * positions  # weight: (out, in / groups, kh, kw)
+
+
+def count_macs(model, example):
+    """MACs of all convolutions and linear layers of `model` for one image."""
+    counts = {}
+
+    def hook(name):
+        def count(module, inputs, output):
+            if isinstance(module, nn.Conv2d):
+                counts[name] = conv_macs(module, output)
+            if isinstance(module, nn.Linear):
+                counts[name] = module.weight.numel()
+        return count
+
+    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules()]
+    with torch.inference_mode():
+        model.eval()(example)
+    for handle in handles:
+        handle.remove()
+    return counts
+
+# %% [markdown]
+# Groups need no special case: a grouped convolution's weight is already
+# $C_\text{in}/g$ channels deep. Now the equality check. The package's counter handles
+# more layers (one and three dimensions, transposed convolutions, functional calls), and
+# `FlopCounterMode` is PyTorch's own, which counts FLOPs. On the book's two networks
+# all three agree to the last MAC:
+
+# %% tags=["nbval-check-output"]
+image = torch.zeros(1, 1, 28, 28)
+resnet14 = checkpoints.load("resnet14")
+student = checkpoints.load("student")
+for name, model in {"ResNet-14": resnet14, "student": student}.items():
+    mine = sum(count_macs(model, image).values())
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(image)
+    assert mine == metrics.count_macs(model, image) == counter.get_total_flops() / 2
+    print(f"{name}: {metrics.count_parameters(model):,} parameters, {mine:,} MACs")
+
+# %% [markdown]
+# ## On the network
+#
+# Where do they sit? We add up both counts by stage.
+
+# %% tags=["nbval-check-output"]
+def by_stage(model, field):
+    """Sum one field of the layer costs over the parts of the network, in order."""
+    totals = {}
+    for layer in metrics.layer_costs(model, image):
+        part = layer.name.split(".")[0]
+        part = {"conv": "stem", "bn": "stem", "relu": "stem"}.get(part, part)
+        totals[part] = totals.get(part, 0) + getattr(layer, field)
+    return {part: total for part, total in totals.items() if total}
+
+
+parameters = by_stage(resnet14, "parameters")
+macs = by_stage(resnet14, "macs")
+for part in parameters:
+    p = parameters[part] / sum(parameters.values())
+    m = macs[part] / sum(macs.values())
+    print(f"{part:8}{p:7.1%} of the parameters {m:7.1%} of the MACs")
+
+# %% [markdown]
+# Two different networks, it seems. Almost three quarters of the parameters are in the
+# last stage; the arithmetic is spread nearly evenly over the three. The figure shows the
+# single layers.
+
+# %%
+layers = [c for c in metrics.layer_costs(resnet14, image) if c.macs]
+fig, ax = plt.subplots(figsize=(6.4, 4.2))
+rows = torch.arange(len(layers))
+for shift, field, color in ((-0.2, "parameters", 0), (0.2, "macs", 1)):
+    total = sum(getattr(c, field) for c in layers)
+    share = [100 * getattr(c, field) / total for c in layers]
+    label = {"parameters": "parameters", "macs": "MACs"}[field]
+    ax.barh(rows + shift, share, 0.4, label=label, color=plotting.PALETTE[color])
+ax.set(xlabel="share of the network (%)", yticks=rows)
+ax.set_yticklabels([c.name for c in layers])
+ax.invert_yaxis()
+_ = ax.legend()
+
+# %% [markdown]
+# Each stage halves the image's sides and doubles the channels. Four times fewer positions
+# cancel four times more weights, so the MACs of a 3×3 layer stay the same while its
+# parameters grow fourfold. This is the usual shape of a CNN, and it decides what a
+# technique can win: removing weights at random shrinks the *file* mostly in stage 3,
+# while a lighter stage 1 saves *time* and almost no bytes.
+#
+# ### Activations
+#
+# Weights are not the only memory. Each layer writes an output, its **activation**, and
+# keeps it until its last reader is done. The **peak** is the largest sum of activations
+# that are alive at one moment. In a residual block three tensors meet: the block's input
+# waits for the addition while the convolutions read one tensor and write another. In
+# stage 1 each has $32 \cdot 14 \cdot 14$ values of 4 bytes, so the peak by pencil is
+# $3 \cdot 25{,}088 = 75{,}264$ bytes.
+
+# %% tags=["nbval-check-output"]
+one = 32 * 14 * 14 * 4  # bytes of one stage-1 activation
+peak = metrics.peak_activation_bytes(resnet14, image)
+weights = 4 * metrics.count_parameters(resnet14)
+print(f"peak {peak:,} bytes = {peak / one:.2f} stage-1 activations")
+print(f"weights {weights:,} bytes, {weights / peak:.0f} times the peak")
+
+# %% [markdown]
+# For one small image the weights dominate. Activations grow with the batch and with the
+# image's area, weights do not: on a phone's photograph the order turns round, as we see
+# below. In training, every activation is kept for the backward pass, so the sum counts
+# instead of the peak.
+#
+# ### Bytes on disk
+#
+# A parameter in float32 takes four bytes, so the file should take four times the
+# parameters, and a little for names, shapes and batch-norm statistics. We never trust
+# that: we write the file and ask the file system.
+
+# %%
+def file_sizes(model):
+    """Bytes of the safetensors file, and of the same file after gzip."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        checkpoints.save_weights(model, path)
+        return path.stat().st_size, len(gzip.compress(path.read_bytes()))
+
+
+size, zipped = file_sizes(resnet14)
+print(f"4 bytes x parameters {weights / 1e3:9.1f} kB")
+print(f"the file             {size / 1e3:9.1f} kB")
+print(f"the file, gzipped    {zipped / 1e3:9.1f} kB")
+
+# %% [markdown]
+# Trained float32 weights hardly compress: the low bits of a float are noise to gzip.
+#
+# ## Why it works, when it does not
+#
+# The counts above are exact, and still they mislead. Three experiments.
+#
+# **Zeros are not savings.** We set the smaller half of every weight tensor to zero, as
+# [pruning](../../book/index.md) will do more carefully. Then we count again.
+
+# %%
+sparse = checkpoints.load("resnet14")
+with torch.no_grad():
+    for weight in sparse.parameters():
+        if weight.ndim > 1:
+            weight *= weight.abs() > weight.abs().median()
+sparse_size, sparse_zipped = file_sizes(sparse)
+print(f"non-zeros {metrics.count_nonzeros(resnet14):,} -> {metrics.count_nonzeros(sparse):,}")
+print(f"file      {size:,} -> {sparse_size:,} bytes")
+print(f"gzipped   {zipped:,} -> {sparse_zipped:,} bytes")
+print(f"MACs      {metrics.count_macs(resnet14, image):,}", end=" -> ")
+print(f"{metrics.count_macs(sparse, image):,}")
+
+# %% [markdown]
+# Half of the weights are gone, the file has the same size to the byte, and the dense
+# kernels multiply the zeros as before. A zero is worth something only to a format that
+# leaves it out and to a kernel that skips it (chapter 3). General-purpose compression
+# finds some of it, far from half.
+#
+# **Fewer MACs are not less time.** The student needs a small part of ResNet-14's MACs.
+# We time both, one image at a time on one thread, with the method of the next lesson.
+
+# %%
+example = torch.randn(1, 1, 28, 28)
+timed = latency.measure(
+    {
+        "ResNet-14": latency.eager(resnet14, example),
+        "student": latency.eager(student, example),
+    },
+    rounds=50,
+)
+fewer = metrics.count_macs(resnet14, image) / metrics.count_macs(student, image)
+faster = timed["ResNet-14"].median / timed["student"].median
+print(f"{fewer:.1f} times fewer MACs, {faster:.1f} times faster")
+
+# %% [markdown]
+# The time falls much less than the arithmetic. To see why, we put each layer on a
+# **roofline** {cite:p}`williams2009roofline`. A layer must bring its input and weights
+# from memory and take its output back; it cannot be faster than the processor multiplies,
+# nor faster than these bytes move. With the **arithmetic intensity** $I$, the MACs per
+# byte moved, the speed is bounded by
+#
+# $$
+# \text{MAC/s} \le \min\left(\text{peak},\; I \cdot \text{bandwidth}\right),
+# \qquad
+# I = \frac{M}{\text{bytes of input} + \text{weights} + \text{output}} .
+# $$ (eq-roofline)
+#
+# The two ceilings of the machine we measure as well: a large matrix product for the
+# peak, a large copy for the bandwidth (it reads and writes each byte once).
+
+# %%
+a, big = torch.randn(768, 768), torch.randn(16_000_000)
+target = torch.empty_like(big)
+machine = latency.measure(
+    {"matmul": lambda: a @ a, "copy": lambda: target.copy_(big)}, rounds=20, warmup=3
+)
+peak_rate = 768**3 / machine["matmul"].median / 1e6  # GMAC/s
+bandwidth = 2 * 4 * big.numel() / machine["copy"].median / 1e6  # GB/s
+print(f"peak {peak_rate:.0f} GMAC/s, bandwidth {bandwidth:.0f} GB/s, one thread")
+
+# %% [markdown]
+# Then every convolution by itself, fed with a random input of its own shape. A hook
+# notes that shape.
+
+# %%
+def convolutions(model):
+    """(name, module, input) of every convolution, for one image."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda m, x, y, name=name: found.append((name, m, torch.randn_like(x[0])))
+            )
+    with torch.inference_mode():
+        model(image)
+    return found
+
+
+layers = {
+    "ResNet-14, convolution": convolutions(checkpoints.load("resnet14")),
+    "student, 1×1 and stem": convolutions(checkpoints.load("student")),
+}
+layers["student, depthwise"] = [c for c in layers["student, 1×1 and stem"] if c[1].groups > 1]
+layers["student, 1×1 and stem"] = [c for c in layers["student, 1×1 and stem"] if c[1].groups == 1]
+
+# %%
+def intensity_and_rate(convolution, x, milliseconds):
+    """MACs per byte moved, and GMAC/s reached, of one convolution."""
+    with torch.inference_mode():
+        y = convolution(x)
+    macs = metrics.count_macs(convolution, x)
+    moved = 4 * (x.numel() + convolution.weight.numel() + y.numel())
+    return macs / moved, macs / milliseconds / 1e6
+
+
+timed = latency.measure(
+    {
+        f"{group}/{name}": latency.eager(module, x)
+        for group, members in layers.items()
+        for name, module, x in members
+    },
+    rounds=30,
+)
+
+# %%
+fig, ax = plt.subplots()
+reach = torch.logspace(-1, 2.5, 50)
+ax.plot(reach, (reach * bandwidth).clamp(max=peak_rate), color="black", label="roofline")
+rates = {}
+for (group, members), marker in zip(layers.items(), "os^", strict=True):
+    rates[group] = [
+        intensity_and_rate(module, x, timed[f"{group}/{name}"].median)
+        for name, module, x in members
+    ]
+    ax.scatter(*zip(*rates[group], strict=True), marker=marker, label=group)
+ax.set(xscale="log", yscale="log", ylabel="speed (GMAC/s)")
+ax.set(xlabel="arithmetic intensity (MACs per byte)")
+_ = ax.legend()
+
+# %% [markdown]
+# Read it from left to right. The depthwise layers have an intensity near one: each value
+# is read for nine multiplications. They run at a small fraction of the processor's peak,
+# and saving MACs there saves next to nothing. ResNet-14's 3×3 layers reuse every value
+# many times and come within reach of the roof: there, fewer MACs do mean less time. And
+# no small layer reaches its roof in eager PyTorch, because each call costs some
+# microseconds before the first multiplication. Runtimes of the next lesson remove part
+# of that.
+#
+# **What compression can and cannot buy**, then:
+#
+# | you save | it shrinks | it does not shrink |
+# |---|---|---|
+# | weights set to zero | the file, if the format leaves zeros out | dense run time, activations |
+# | whole channels | file, MACs, activations, run time | |
+# | bits per value | file, memory traffic; time, with integer kernels | MACs |
+# | MACs of thin layers | the count | time, where bytes or calls are the limit |
+#
+# ## What practitioners use
+#
+# `torch.utils.flop_counter` comes with PyTorch and counts what runs, functional calls
+# included. We take a network that is not ours, torchvision's MobileNetV2
+# {cite:p}`sandler2018mobilenetv2` on a color image of 224×224, and count it both ways.
+
+# %% tags=["nbval-check-output"]
+photo = torch.zeros(1, 3, 224, 224)
+for build in (torchvision.models.mobilenet_v2, torchvision.models.resnet18):
+    network = build(weights=None).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(photo)
+    ours = metrics.count_macs(network, photo)
+    assert ours == counter.get_total_flops() / 2
+    weights_mb = 4 * metrics.count_parameters(network) / 1e6
+    peak_mb = metrics.peak_activation_bytes(network, photo) / 1e6
+    print(f"{build.__name__:13}{ours / 1e6:7.0f} M MACs, weights {weights_mb:5.1f} MB,", end=" ")
+    print(f"peak activation {peak_mb:4.1f} MB")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# The image has 64 times the pixels of ours, and activations grow with it: MobileNetV2's
+# peak activation is no longer small beside its weights, and on a microcontroller it, not
+# the file, decides whether the network runs. Published counts are for one crop size;
+# the same network on a larger image has the same parameters and more MACs.
+# ```
+#
+# ## Paper and us
+#
+# | network | paper reports | we count |
+# |---|---|---|
+# | ResNet-18 {cite:p}`he2016deep` | 1.8 billion "FLOPs", meaning multiply–adds | the last cell's second row |
+# | MobileNetV2 {cite:p}`sandler2018mobilenetv2` | 3.4 M parameters, 300 M multiply–adds | its first row |
+#
+# The papers round, and count multiply–adds as we do. Their word "FLOPs" is the trap:
+# PyTorch's counter would print twice the number for the same network.
+
+# %% tags=["claims"]
+share = {part: count / sum(parameters.values()) for part, count in parameters.items()}
+assert 0.70 < share["stage3"] < 0.80, "almost three quarters of the parameters in stage 3"
+stages = [macs[s] / sum(macs.values()) for s in ("stage1", "stage2", "stage3")]
+assert max(stages) - min(stages) < 0.10, "the MACs are spread nearly evenly"
+assert peak == 3 * one, "a residual block keeps three activations"
+assert 0.85 < zipped / size < 1, "float32 weights hardly compress"
+assert sparse_size == size, "zeros save no byte in a dense file"
+assert sparse_zipped > 0.5 * zipped, "gzip finds less than half"
+assert faster < fewer, "the time falls less than the arithmetic"
+assert max(i for i, _ in rates["student, depthwise"]) < 2.25
+
+# %% [markdown]
+# ## Your turn
+#
+# Write the MACs of a depthwise $k \times k$ convolution followed by a 1×1 convolution,
+# the pair that the student is made of. Both have the same output size. Replace the `...`
+# and run the cell; the check tries your function on random layers.
+
+# %%
+def separable_macs(c_in, c_out, kernel, height, width):
+    return ...
+
+
+measuring.separable_macs(separable_macs)
+
+# %% [markdown]
+# ## Summary
+#
+# A convolution's parameters depend on its channels and kernel; its MACs depend also on
+# how many positions it visits, so the two sit in different layers. Memory has three
+# numbers: the weights, the peak of the activations, the file. Zeros, MACs and bytes are
+# each worth something only where a format, a kernel or a memory system can use them; the
+# roofline says where. The first row of the table is written.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-cost-double
+# You double the channels of every layer of a network and leave the image as it is. By
+# what factor do parameters, MACs and activations grow?
+# ```
+#
+# ```{solution} ex-cost-double
+# :class: dropdown
+# Parameters and MACs of a layer grow with input channels × output channels: about
+# fourfold (the first layer, whose input has a fixed depth, only twofold). Activations
+# grow with the output channels: twofold.
+# ```
+#
+# ```{exercise}
+# :label: ex-cost-image
+# You feed the same network images of twice the height and width. What grows, and what
+# does not?
+# ```
+#
+# ```{solution} ex-cost-image
+# :class: dropdown
+# MACs of the convolutions and all activations grow fourfold. Parameters and the file
+# stay, and so does the linear layer after global pooling.
+# ```
+#
+# ```{exercise}
+# :label: ex-cost-claim
+# A product page says "our pruned model has 80 % fewer parameters, so it is five times
+# faster". Name two measurements that you would ask for.
+# ```
+#
+# ```{solution} ex-cost-claim
+# :class: dropdown
+# Whether the zeros left the tensors or were only set to zero (the size of the file), and
+# the latency of both models in the same runtime on the same device. The MACs would help
+# as well: parameters and MACs sit in different layers.
+# ```
+#
+# ```{exercise}
+# :label: ex-cost-roof
+# On a roofline, a layer lies on the slanted part. A colleague halves its MACs by a clever
+# factorization that reads and writes the same bytes. What happens to its time?
+# ```
+#
+# ```{solution} ex-cost-roof
+# :class: dropdown
+# Nothing: its time is the bytes divided by the bandwidth. Halving the MACs halves its
+# intensity and its speed in MAC/s, and the quotient stays.
+# ```
+#
+# ## Where next
+#
+# - Next lesson: [Latency](latency.ipynb), how to time a network so that the number means
+#   something.
+# - {cite:t}`williams2009roofline` introduce the roofline in ten readable pages; the
+#   figure above is theirs with our layers.
+# - {cite:t}`sandler2018mobilenetv2` design a network around the costs of this lesson.
