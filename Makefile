@@ -35,6 +35,7 @@ site: install
 	$(PY) scripts/vendor.py
 	rm -rf _build
 	$(dir $(PY))jupyter-book build . --all -n -W --keep-going
+	$(PY) scripts/check_links.py $(SITE)
 
 test: lint test-unit test-notebooks test-gates test-lessons test-site ## run everything that CI runs
 	@echo "make test: all steps passed"
@@ -74,7 +75,7 @@ repository: install ## make repository URL=https://github.com/you/slim-cnns: set
 	@$(PY) scripts/repository.py $(if $(URL),'$(URL)')
 
 release: install ## make release VERSION=1.2.3: check, tag and say what to push
-	@$(PY) scripts/release.py '$(VERSION)'
+	@$(PY) scripts/release.py $(if $(VERSION),'$(VERSION)','') $(if $(SKIP_TESTS),--skip-tests)
 
 clean: ## remove what was built and cached; .venv and the training runs stay
 	rm -rf _build build dist node_modules book/_static/vendor htmlcov .coverage

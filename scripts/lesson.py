@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
-# What a progress bar, or a library on its first run, leaves on stderr: it says nothing of the lesson.
+# What progress bars and first runs of libraries leave on stderr: nothing of the lesson.
 _NOISE = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|IProgress not found|from \.autonotebook|font cache")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}", re.IGNORECASE)
 _WIDGET = "application/vnd.jupyter.widget-view+json"

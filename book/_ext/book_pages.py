@@ -1,15 +1,14 @@
-"""What the book's site adds to its theme: self-hosted MathJax, derived links, lighter pages.
+"""What the book's site adds to its theme: self-hosted MathJax, derived links, Colab buttons.
 
 Loaded by `_config.yml` (`sphinx: local_extensions`). In the order of a build:
 
 1. `configure` points MathJax to the copy that `scripts/vendor.py` made, if there is one, and
    derives the schemes `repo:` and `colab:` of Markdown links from the repository's address.
-2. `add_lesson_bar` puts a visible Colab button under the title of each lesson.
-3. `finish` rewrites each written page: no Font Awesome script, no script that blocks the
-   first paint, and two accessibility repairs of the theme's markup.
+2. `adapt_page` keeps MathJax to pages with equations; `add_lesson_bar` puts a visible Colab
+   button under the title of each lesson.
+3. `write_root` makes the page at the root of the site, which leads to the home page.
 """
 
-import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ logger = logging.getLogger(__name__)
 MATHJAX_VERSION = "3.2.2"  # as in package.json
 MATHJAX_COPY = "vendor/mathjax/tex-mml-chtml.js"  # inside book/_static
 MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{MATHJAX_VERSION}/es5/tex-mml-chtml.js"
+
+HOME_TITLE = "Compressing and accelerating convolutional networks for mobile devices"
 
 # The address that stands in _config.yml until the owner sets theirs: no link leads there.
 PLACEHOLDER_OWNER = "slim_cnns"
@@ -52,6 +53,21 @@ def configure(app: Sphinx, config: Config) -> None:
         config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
 
 
+def adapt_page(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Give the home page a title of its own, and MathJax to pages with equations only."""
+    if pagename == app.config.root_doc:
+        context["title"] = HOME_TITLE
+    # Sphinx gives the home page what any page of its table of contents needs.
+    if not app.env.get_domain("math").data["has_equations"].get(pagename, False):
+        context["script_files"] = [
+            script
+            for script in context["script_files"]
+            if "mathjax" not in f"{script} {getattr(script, 'attributes', '')}".lower()
+        ]
+
+
 def add_lesson_bar(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -73,29 +89,6 @@ def add_lesson_bar(
         context["body"] = context["body"].replace("</h1>", "</h1>" + bar, 1)
 
 
-_FONT_AWESOME_SCRIPT = re.compile(r'\s*<script[^>]*fontawesome\.js[^>]*></script>')
-_BLOCKING_SCRIPT = re.compile(r'<script (?![^>]*\b(?:async|defer)\b)(?=[^>]*\bsrc=)')
-_SEARCH_FIELD = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"')
-_SIDEBAR = '<div id="pst-primary-sidebar" '
-
-
-def tidy(page: str) -> str:
-    """Make one page of the theme lighter and mend its markup; changing it twice is harmless.
-
-    - Font Awesome's script costs 1.5 MB and draws what its web fonts draw already.
-    - Scripts with a source are deferred: they keep their order and let the page show first.
-    - The search button's label hides its visible text from voice control (axe:
-      label-content-name-mismatch); its text is a good name.
-    - The logo lies outside of every landmark (axe: region); the sidebar becomes one.
-    """
-    page = _FONT_AWESOME_SCRIPT.sub("", page)
-    page = _BLOCKING_SCRIPT.sub("<script defer ", page)
-    page = _SEARCH_FIELD.sub(r"\1", page)
-    if "role=" not in page.partition(_SIDEBAR)[2].partition(">")[0]:
-        page = page.replace(_SIDEBAR, f'{_SIDEBAR}role="navigation" aria-label="Book" ', 1)
-    return page
-
-
 def _redirect(title: str, target: str) -> str:
     """The page at the root of the site: the book's home page lies one folder deeper."""
     return f"""<!DOCTYPE html>
@@ -113,22 +106,19 @@ def _redirect(title: str, target: str) -> str:
 """
 
 
-def finish(app: Sphinx, exception: Exception | None) -> None:
-    """Tidy every page that was written, and write the page at the root of the site."""
+def write_root(app: Sphinx, exception: Exception | None) -> None:
+    """Write the page at the root of the site, in place of the bare one of the toc extension."""
     if exception or app.builder.format != "html":
         return
-    out = Path(app.outdir)
-    for path in out.rglob("*.html"):
-        if "_static" not in path.relative_to(out).parts:
-            page = path.read_text(encoding="utf-8")
-            path.write_text(tidy(page), encoding="utf-8")
     target = app.builder.get_target_uri(app.config.root_doc)
-    (out / "index.html").write_text(_redirect(app.config.html_title, target), encoding="utf-8")
+    page = _redirect(app.config.html_title, target)
+    (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the steps to Sphinx's events."""
     app.connect("config-inited", configure)
+    app.connect("html-page-context", adapt_page, priority=900)
     app.connect("html-page-context", add_lesson_bar, priority=900)
-    app.connect("build-finished", finish, priority=900)
+    app.connect("build-finished", write_root, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

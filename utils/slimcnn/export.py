@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +180,7 @@ def _checked(path: Path | str, example: Tensor) -> Path:
     return path
 
 
-def _drop_notes_(message) -> None:
+def _drop_notes_(message: Any) -> None:
     """Delete doc strings and metadata from a protobuf message and from all inside it."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):

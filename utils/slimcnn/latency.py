@@ -11,10 +11,11 @@ import random
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from slimcnn.export import import_runtime, inference_copy, silence, to_executorc
 # clocks' own cost and resolution.
 LOWEST_CPU_WALL = 0.9
 HIGHEST_CPU_WALL = 1.1
+
+Name = TypeVar("Name", bound=Hashable)
 
 # The clocks, in nanoseconds; tests put their own here.
 _wall_ns = time.perf_counter_ns
@@ -57,16 +60,22 @@ class Latency:
 
     def __str__(self) -> str:
         mark = f", disturbed: CPU/wall {self.cpu_wall:.2f}" if self.disturbed else ""
-        return f"{self.median:.3g} ms ({self.q1:.3g} to {self.q3:.3g}{mark})"
+        quartiles = f"{format_ms(self.q1)} to {format_ms(self.q3)}"
+        return f"{format_ms(self.median)} ms ({quartiles}{mark})"
+
+
+def format_ms(value: float) -> str:
+    """Milliseconds with as many decimals as a median deserves: 0.571, 5.71, 57.1."""
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1}f}"
 
 
 def measure(
-    callables: Mapping[str, Callable[[], object]],
+    callables: Mapping[Name, Callable[[], object]],
     *,
     rounds: int = 50,
     warmup: int = 10,
     threads: int = 1,
-) -> dict[str, Latency]:
+) -> dict[Name, Latency]:
     """Time each callable once a round, all callables in every round.
 
     First each callable runs `warmup` times untimed. Then each round calls all of them in a
@@ -98,7 +107,7 @@ def measure(
             )
     _require_count("rounds", rounds, 1)
     _require_count("warmup", warmup, 0)
-    wall: dict[str, list[int]] = {name: [] for name in callables}
+    wall: dict[Name, list[int]] = {name: [] for name in callables}
     cpu = dict.fromkeys(callables, 0)
     order = list(callables)
     shuffle = random.Random(0).shuffle
@@ -233,7 +242,7 @@ def executorch(
 class _ExecuTorchCall:
     """One loaded ExecuTorch program and its input; calling it runs the program."""
 
-    def __init__(self, program, example: Tensor, threads: int):
+    def __init__(self, program: Any, example: Tensor, threads: int):
         self._program = program  # owns the memory of the method
         self._execute = program.load_method("forward").execute
         self._inputs = (example,)
@@ -260,7 +269,7 @@ def _file_content(
     return path.read_bytes()
 
 
-def _timed(name: str, function: Callable[[], object]) -> tuple[int, int]:
+def _timed(name: Hashable, function: Callable[[], object]) -> tuple[int, int]:
     """Wall and CPU nanoseconds of one call; the wall clock is read innermost."""
     try:
         cpu = _cpu_ns()

@@ -7,11 +7,14 @@ notebook stores of one is at most 60 kB.
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 # Okabe and Ito (2008), "Color universal design", in an order that keeps neighbors apart.
@@ -57,6 +60,9 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 6,
 }
+
+# The corner points of a line: all x, all y, data coordinates.
+Line = tuple[Sequence[float], Sequence[float]]
 
 # Where a label may sit: (x, y) in points from its point, horizontal and vertical alignment.
 _PLACES = (
@@ -111,7 +117,7 @@ def place_legend(
     x: Sequence[float],
     y: Sequence[float],
     *,
-    lines: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
+    lines: Sequence[Line] = (),
     last: Sequence[str] = (),
 ) -> None:
     """Put the legend into the corner where it covers as little as possible.
@@ -123,12 +129,15 @@ def place_legend(
     """
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: (labels[i] in last, i))
+    # Of a marker with error bars, the marker explains enough.
+    handles = [h[0] if isinstance(h, ErrorbarContainer) else h for h in handles]
     entries = [handles[i] for i in order], [labels[i] for i in order]
 
+    obstacles = _obstacles(axes, x, y, lines)
+
     def covered(corner: str) -> float:
-        axes.legend(*entries, loc=corner)
-        obstacles = _obstacles(axes, x, y, lines)
-        return sum(_overlap(axes.get_legend().get_window_extent(), box) for box in obstacles)
+        legend = axes.legend(*entries, loc=corner)
+        return _overlap(legend.get_window_extent(), obstacles)
 
     corners = ("lower right", "upper left", "lower left", "upper right")
     axes.legend(*entries, loc=min(corners, key=covered))
@@ -140,7 +149,7 @@ def place_labels(
     y: Sequence[float],
     texts: Sequence[str],
     *,
-    lines: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
+    lines: Sequence[Line] = (),
 ) -> None:
     """Write a small text beside each point, where it covers as little as possible.
 
@@ -156,32 +165,41 @@ def place_labels(
     """
     obstacles = _obstacles(axes, x, y, lines)
     if axes.get_legend() is not None:
-        obstacles.append(axes.get_legend().get_window_extent())
-    inside = axes.get_window_extent()
+        obstacles = np.vstack([obstacles, axes.get_legend().get_window_extent().extents])
+    inside = axes.get_window_extent().extents[None]
+
+    def covered(label: Annotation, place: tuple[float, float, str, str]) -> float:
+        """Pixels that the label covers at a place; outside of the axes they count thrice."""
+        box = _put(label, place)
+        outside = box.width * box.height - _overlap(box, inside)
+        return 3 * outside + _overlap(box, obstacles)
+
     for index, text in enumerate(texts):
-        if not text:
-            continue
-        label = axes.annotate(
-            text, (x[index], y[index]), (0, 0), textcoords="offset points", fontsize=8
-        )
-        best = min(_PLACES, key=lambda place: _cost(label, place, obstacles, inside))
-        obstacles.append(_put(label, best))
+        if text:
+            label = axes.annotate(
+                text, (x[index], y[index]), (0, 0), textcoords="offset points", fontsize=8
+            )
+            best = min(_PLACES, key=lambda place: covered(label, place))
+            obstacles = np.vstack([obstacles, _put(label, best).extents])
 
 
-def _obstacles(axes: Axes, x, y, lines) -> list[Bbox]:
-    """Boxes around points and along lines, pixels."""
+def _obstacles(
+    axes: Axes, x: Sequence[float], y: Sequence[float], lines: Sequence[Line]
+) -> np.ndarray:
+    """Boxes (left, bottom, right, top) around points and along lines, pixels, shape (M, 4)."""
     figure = axes.figure
     figure.draw_without_rendering()  # fixes the layout, so that positions in pixels are final
     scale = figure.dpi / 72
     points = axes.transData.transform(np.column_stack([x, y]))
-    boxes = [_box(point, 5 * scale) for point in points]
+    boxes = [np.hstack([points - 5 * scale, points + 5 * scale])]
     for line_x, line_y in lines:
         corners = axes.transData.transform(np.column_stack([line_x, line_y]))
-        boxes += [_box(point, 2 * scale) for point in _dense(corners, 4 * scale)]
-    return boxes
+        points = _dense(corners, 4 * scale)
+        boxes.append(np.hstack([points - 2 * scale, points + 2 * scale]))
+    return np.vstack(boxes)
 
 
-def _put(label, place: tuple[float, float, str, str]) -> Bbox:
+def _put(label: Annotation, place: tuple[float, float, str, str]) -> Bbox:
     """Move a label to a place and return its box, pixels."""
     label.set_position(place[:2])
     label.set_horizontalalignment(place[2])
@@ -189,27 +207,17 @@ def _put(label, place: tuple[float, float, str, str]) -> Bbox:
     return label.get_window_extent().padded(1)
 
 
-def _cost(label, place, obstacles: list[Bbox], inside: Bbox) -> float:
-    """Pixels that the label would cover at a place; outside of the axes they count thrice."""
-    box = _put(label, place)
-    outside = box.width * box.height - _overlap(box, inside)
-    return 3 * outside + sum(_overlap(box, other) for other in obstacles)
-
-
-def _overlap(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(width, 0) * max(height, 0)
-
-
-def _box(center: np.ndarray, radius: float) -> Bbox:
-    return Bbox([center - radius, center + radius])
+def _overlap(box: Bbox, others: np.ndarray) -> float:
+    """Area that a box shares with other boxes (M, 4), summed over them."""
+    width = np.minimum(box.x1, others[:, 2]) - np.maximum(box.x0, others[:, 0])
+    height = np.minimum(box.y1, others[:, 3]) - np.maximum(box.y0, others[:, 1])
+    return float((width.clip(0) * height.clip(0)).sum())
 
 
 def _dense(corners: np.ndarray, step: float) -> np.ndarray:
     """Points at most `step` apart along the line through `corners`, shape (M, 2)."""
     pieces = [corners[:1]]
-    for start, end in zip(corners[:-1], corners[1:], strict=True):
+    for start, end in pairwise(corners):
         count = max(1, int(np.ceil(np.hypot(*(end - start)) / step)))
         pieces.append(start + (end - start) * np.linspace(0, 1, count + 1)[1:, None])
     return np.concatenate(pieces)

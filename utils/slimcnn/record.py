@@ -208,7 +208,7 @@ def _check(value: object, schema: dict, source: str, path: str) -> None:
     kind = _json_type(value)
     allowed = schema.get("type", kind)
     allowed = [allowed] if isinstance(allowed, str) else allowed
-    if kind is None or kind not in allowed and not (kind == "integer" and "number" in allowed):
+    if kind is None or (kind not in allowed and not (kind == "integer" and "number" in allowed)):
         wanted = " or ".join(allowed) if kind else "text, number, bool, None, list or dictionary"
         raise refuse(f"is {value!r} ({type(value).__name__}); {wanted} is needed")
     if kind == "number" and not math.isfinite(value):

@@ -211,7 +211,7 @@ def _cost(row: Summary, cost: str) -> float:
 
 def _measured_alike(rows: Sequence[Summary]) -> str:
     """How all latencies were measured; refused if they were not measured alike."""
-    conditions = sorted({describe(row.latency) for row in rows if row.latency})
+    conditions = sorted({", ".join(describe(row.latency)) for row in rows if row.latency})
     if len(conditions) > 1:
         raise RecordError(
             f"latencies come from {' and '.join(conditions)}; show one of these at a time"

@@ -4,6 +4,7 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from slimcnn.latency import format_ms
 from slimcnn.record import Record, RecordedLatency
 from slimcnn.summary import Summary, require_same, summarize, varying_settings
 
@@ -74,10 +75,10 @@ def table(
 
     Args:
         records: of one stage and one split; or what `summarize` made of them.
-        columns: from "model", "technique", "settings" (all of them), "settings.NAME",
-            "accuracy", "seeds", "parameters", "nonzeros", "macs", "bytes", "latency". By
-            default the settings that differ between rows, latency if any row has one, and
-            all others but "seeds".
+        columns: from "model", "technique", "settings" (those that differ between rows),
+            "settings.NAME", "accuracy", "seeds", "parameters", "nonzeros", "macs", "bytes",
+            "latency". By default settings and latency only if there are any, and all
+            others but "seeds".
         caption: put before the sentence that says what the numbers are.
 
     Raises:
@@ -86,9 +87,8 @@ def table(
     """
     rows = joined(records)
     if columns is None:
-        varying = [f"settings.{name}" for name in varying_settings(rows)]
-        columns = ["model", "technique", *varying, "accuracy", "parameters", "nonzeros"]
-        columns += ["macs", "bytes"]
+        columns = ["model", "technique", *_settings_columns(rows), "accuracy", "parameters"]
+        columns += ["nonzeros", "macs", "bytes"]
         columns += ["latency"] if any(row.latency for row in rows) else []
     chosen = [_column(name, rows) for name in columns]
     if not chosen:
@@ -124,14 +124,25 @@ def _column(name: str, rows: Sequence[Summary]) -> _Column:
         values = [row.settings.get(key) for row in rows]
         numeric = all(isinstance(value, int | float | None) for value in values)
         return _Column(key, lambda row: _plain(row.settings.get(key, "")), numeric)
+    if name == "settings":
+        varying = varying_settings(rows)
+        return _Column(name, lambda row: _settings_text(row, varying), numeric=False)
     if name == "latency":
         return _Column("latency, ms", _latency_text(rows))
     if name not in _COLUMNS:
         raise ValueError(
-            f"there is no column {name!r}; there are {', '.join(_COLUMNS)}, latency and"
-            " settings.NAME"
+            f"there is no column {name!r}; there are {', '.join(_COLUMNS)}, latency,"
+            " settings and settings.NAME"
         )
     return _COLUMNS[name]
+
+
+def _settings_columns(rows: Sequence[Summary]) -> list[str]:
+    """A column for each setting that differs, or one for all if some rows lack some."""
+    varying = varying_settings(rows)
+    if all(name in row.settings for row in rows for name in varying):
+        return [f"settings.{name}" for name in varying]
+    return ["settings"]
 
 
 def _accuracy(row: Summary) -> str:
@@ -139,14 +150,9 @@ def _accuracy(row: Summary) -> str:
     return f"{row.accuracy:.2f}{spread} (n = {len(row.seeds)})"
 
 
-def _settings(row: Summary) -> str:
-    return ", ".join(f"{name} {_plain(value)}" for name, value in row.settings.items())
-
-
 _COLUMNS = {
     "model": _Column("model", lambda row: row.model, numeric=False),
     "technique": _Column("technique", lambda row: row.technique, numeric=False),
-    "settings": _Column("settings", _settings, numeric=False),
     "accuracy": _Column("accuracy, %", _accuracy),
     "seeds": _Column("seeds", lambda row: ", ".join(map(str, row.seeds))),
     "parameters": _Column("parameters", lambda row: f"{row.parameters:,.0f}"),
@@ -156,26 +162,39 @@ _COLUMNS = {
 }
 
 
+def _settings_text(row: Summary, names: Sequence[str]) -> str:
+    present = [name for name in names if name in row.settings]
+    return ", ".join(f"{name} {_plain(row.settings[name])}" for name in present)
+
+
 def _latency_text(rows: Sequence[Summary]) -> Callable[[Summary], str]:
-    """Median (first to third quartile); where and how only if the rows differ in it."""
-    several = len({describe(row.latency) for row in rows if row.latency}) > 1
+    """Median (first to third quartile), and the conditions in which the rows differ."""
+    differing = _conditions(rows)[1]
 
     def text(row: Summary) -> str:
-        if row.latency is None:
-            return "–"
         latency = row.latency
+        if latency is None:
+            return "–"
         mark = "†" if latency.disturbed else ""
-        where = f", {describe(latency)}" if several else ""
-        quartiles = f"{latency.q1_ms:.3g} to {latency.q3_ms:.3g}"
-        return f"{latency.median_ms:.3g}{mark} ({quartiles}{where})"
+        quartiles = f"({format_ms(latency.q1_ms)} to {format_ms(latency.q3_ms)})"
+        parts = [f"{format_ms(latency.median_ms)}{mark} {quartiles}"]
+        return ", ".join(parts + [describe(latency)[i] for i in differing])
 
     return text
 
 
-def describe(latency: RecordedLatency) -> str:
+def describe(latency: RecordedLatency) -> tuple[str, str, str]:
     """How a latency was measured: runtime, threads, processor."""
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
-    return f"{latency.runtime}, {threads}, {latency.cpu}"
+    return latency.runtime, threads, latency.cpu
+
+
+def _conditions(rows: Sequence[Summary]) -> tuple[list[str], list[int]]:
+    """What all latencies have in common, and the positions in `describe` that differ."""
+    described = [describe(row.latency) for row in rows if row.latency]
+    alternatives = [list(dict.fromkeys(values)) for values in zip(*described, strict=True)]
+    shared = [values[0] for values in alternatives if len(values) == 1]
+    return shared, [i for i, values in enumerate(alternatives) if len(values) > 1]
 
 
 def _explanation(rows: Sequence[Summary], columns: Sequence[str]) -> str:
@@ -187,9 +206,7 @@ def _explanation(rows: Sequence[Summary], columns: Sequence[str]) -> str:
         screen = ", a screen" if rows[0].stage == "screen" else ""
         parts.append(f"Accuracy on the {rows[0].split} split{screen}; {how}.")
     if "latency" in columns:
-        conditions = {describe(row.latency) for row in rows if row.latency}
-        where = f" in {conditions.pop()}" if len(conditions) == 1 else ""
-        parts.append(f"Latency: median (quartiles){where}.")
+        parts.append(f"Latency: {', '.join(['median (quartiles)', *_conditions(rows)[0]])}.")
         if any(row.latency and row.latency.disturbed for row in rows):
             parts.append("† Disturbed by other work: not to be relied on.")
     return " ".join(parts)

@@ -56,7 +56,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    average: float = 0.999
+    average: float = 0.995
     augmentation: Augmentation | None = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,13 @@ ModelInput = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]
 
 
 class Recorder(TorchDispatchMode):
-    """Sees each primitive operation while it is active."""
+    """Sees each primitive operation of `model` while it is active."""
+
+    def __init__(self, model: nn.Module):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; a torch.nn.Module is needed")
+        super().__init__()
+        self.model = model
 
     def start(self, inputs: tuple[Tensor, ...]) -> None:
         """See the model's inputs, before it runs."""
@@ -43,10 +49,9 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-def run(model: nn.Module, input_shape: ModelInput, recorder: Recorder) -> None:
-    """Run the model once, in eval mode and undisturbed, under `recorder`."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; a torch.nn.Module is needed")
+def run(recorder: Recorder, input_shape: ModelInput) -> None:
+    """Run the recorder's model once, in eval mode and undisturbed."""
+    model = recorder.model
     inputs = example_inputs(model, input_shape)
     recorder.start(inputs)
     with undisturbed(model):

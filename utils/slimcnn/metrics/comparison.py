@@ -110,27 +110,30 @@ def paired_bootstrap(
     if operator.index(resamples) < 1:
         raise ValueError(f"resamples is {resamples}; it must be 1 or more")
     difference = np.atleast_2d(b.numpy().astype(np.int8) - a.numpy().astype(np.int8))
-    means = _resampled_means(difference, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return PairedDifference(100 * float(difference.mean()), 100 * float(low), 100 * float(high))
+    sums = _resampled_sums(difference, resamples, np.random.default_rng(seed))
+    low, high = np.quantile(sums, [(1 - confidence) / 2, (1 + confidence) / 2])
+    observed, low, high = (100 * float(s) / difference.size for s in (difference.sum(), low, high))
+    return PairedDifference(observed, low, high)
 
 
-def _resampled_means(
+def _resampled_sums(
     difference: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Means of `resamples` crossed resamples of a (S, N) matrix, float64 (resamples,)."""
+    """Sums over `resamples` crossed resamples of a (S, N) matrix, int64 (resamples,).
+
+    Whole numbers throughout, so that equal networks differ by exactly zero.
+    """
     seeds, images = difference.shape
     kinds, counts = np.unique(difference, axis=1, return_counts=True)  # (S, K), (K,)
-    means = np.empty(resamples)
+    sums = np.empty(resamples, np.int64)
     step = max(1, 2**22 // (len(counts) + seeds))  # at most 32 MB of draws at a time
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn_images = generator.multinomial(images, counts / images, size)  # (size, K)
         drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size)  # (size, S)
-        # Whole numbers throughout, so that equal networks differ by exactly zero.
-        sums = ((drawn_images @ kinds.T.astype(np.int64)) * drawn_seeds).sum(1)
-        means[start : start + size] = sums / (seeds * images)
-    return means
+        per_seed = drawn_images @ kinds.T.astype(np.int64)  # (size, S)
+        sums[start : start + size] = (per_seed * drawn_seeds).sum(1)
+    return sums
 
 
 def _checked(

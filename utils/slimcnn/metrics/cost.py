@@ -55,7 +55,8 @@ def layer_costs(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) -> l
     children gets a row if it has parameters of its own or calls functions such as
     `F.conv2d` or `torch.matmul` itself: their MACs belong to the innermost module that is
     running, so none are lost. A module that holds parameters but was not called (a head
-    that only training uses) has a row at the end, with the output shape ().
+    that only training uses; a layer whose weight another module takes, as attention does)
+    has a row at the end, with the output shape ().
 
     MACs of each operation, K being the product of the kernel's sides:
 
@@ -80,12 +81,8 @@ def layer_costs(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) -> l
 
     Chapter 1, Measuring: cost.
     """
-    counter = _MacCounter(model)
-    with counter.watch_modules():
-        run(model, input_shape, counter)
-    outside = [call for call in counter.running if call.macs]
     seen: set[int] = set()
-    rows = [_row(call, seen) for call in outside + counter.calls if call.has_row()]
+    rows = [_row(call, seen) for call in _calls(model, input_shape) if call.has_row()]
     for name, module in model.named_modules():
         if any(id(parameter) not in seen for parameter in module.parameters(recurse=False)):
             rows.append(_row(_Call(name, module), seen))
@@ -98,7 +95,7 @@ def count_macs(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) -> in
     The batch size counts: a batch of 8 costs 8 times what one image costs. Arguments,
     errors and formulas are those of `layer_costs`. Chapter 1, Measuring: cost.
     """
-    return sum(row.macs for row in layer_costs(model, input_shape))
+    return sum(call.macs for call in _calls(model, input_shape))
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -161,12 +158,20 @@ class _Call:
         return leaf or self.macs > 0 or bool(list(self.module.parameters(recurse=False)))
 
 
+def _calls(model: nn.Module, input_shape: ModelInput) -> list[_Call]:
+    """Every call of every module in one forward pass, with the MACs of its own."""
+    counter = _MacCounter(model)
+    with counter.watch_modules():
+        run(counter, input_shape)
+    outside = [call for call in counter.running if call.macs]
+    return outside + counter.calls
+
+
 class _MacCounter(Recorder):
     """Gives the MACs of each operation to the innermost module that is running."""
 
     def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.calls: list[_Call] = []
         # The bottom takes what runs before the model itself does: global hooks of the user.
         self.running = [_Call("", model)]
@@ -223,9 +228,11 @@ def _parameters_of(module: nn.Module, seen: set[int]) -> tuple[int, int]:
             continue
         seen.add(id(parameter))
         total += parameter.numel()
+        values = parameter.detach()
         mask = getattr(module, name.removesuffix("_orig") + "_mask", None)
-        masked = name.endswith("_orig") and isinstance(mask, Tensor)
-        nonzeros += int(torch.count_nonzero(parameter * mask if masked else parameter))
+        if name.endswith("_orig") and isinstance(mask, Tensor):
+            values = values * mask
+        nonzeros += int(torch.count_nonzero(values))
     return total, nonzeros
 
 

@@ -41,7 +41,7 @@ def peak_activation_bytes(model: nn.Module, input_shape: ModelInput = (1, 1, 28,
     Chapter 1, Measuring: cost.
     """
     recorder = _Lifetimes(model)
-    run(model, input_shape, recorder)
+    run(recorder, input_shape)
     return recorder.peak()
 
 
@@ -60,7 +60,7 @@ class _Lifetimes(Recorder):
     """Notes for each piece of memory when it is made and when it is used last."""
 
     def __init__(self, model: nn.Module):
-        super().__init__()
+        super().__init__(model)
         self.step = 0
         self.activations: dict[int, _Memory] = {}
         self.constants: dict[int, StorageWeakRef] = {}

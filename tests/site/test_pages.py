@@ -1,0 +1,137 @@
+"""The built pages as text: links, metadata, Colab buttons, citations, where assets come from."""
+
+import re
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import pytest
+
+
+class Tags(HTMLParser):
+    """All start tags of a page as (tag, attributes), and the text of its `<title>`."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.title = ""
+        self._in_title = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._in_title = self._in_title or (tag == "title" and not self.title)
+
+    def handle_data(self, data):
+        if self._in_title:
+            self.title += data
+
+    def handle_endtag(self, tag):
+        self._in_title = self._in_title and tag != "title"
+
+    def named(self, name):
+        """The attributes of every tag of one name."""
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def tags(site):
+    """`tags(page)`: the parsed page."""
+    return lambda page: Tags((site / f"{page}.html").read_text(encoding="utf-8"))
+
+
+def description(page_tags: Tags) -> str:
+    """The one meta description of a page."""
+    found = [m["content"] for m in page_tags.named("meta") if m.get("name") == "description"]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_links_images_and_anchors_exist(site, check_links):
+    assert check_links.broken_references(site) == []
+
+
+def test_page_says_what_it_is(page, tags):
+    found = tags(page)
+    assert found.named("html")[0]["lang"] == "en"
+    assert 50 <= len(description(found)) <= 300
+    assert len(found.named("h1")) - 1 == 1  # one, and the theme's one for print
+    icons = [link["href"] for link in found.named("link") if link.get("rel") == "icon"]
+    assert [icon.rpartition("/")[2] for icon in icons] == ["favicon.svg"]
+    assert all("alt" in image for image in found.named("img"))
+
+
+def test_titles_and_descriptions_are_unique(site, tags, check_links):
+    pages = [p.relative_to(site).with_suffix("") for p in check_links.read_site(site)]
+    own = [tags(p) for p in pages if p.parts[0] in ("book", "chapters")]
+    assert len({t.title for t in own}) == len(own)
+    assert len({description(t) for t in own}) == len(own)
+
+
+def test_page_loads_nothing_from_elsewhere(page, tags, allowed_outside):
+    found = tags(page)
+    sources = [t.get("src") for name in ("script", "img", "iframe") for t in found.named(name)]
+    sources += [
+        link["href"]
+        for link in found.named("link")
+        if link.get("rel") in ("stylesheet", "preload", "icon", "modulepreload")
+    ]
+    outside = {s for s in sources if s and urlsplit(s).netloc}
+    assert outside <= allowed_outside
+
+
+def test_page_is_light(page, tags):
+    scripts = [s["src"] for s in tags(page).named("script") if s.get("src")]
+    names = [urlsplit(s).path.rpartition("/")[2] for s in scripts]
+    assert "fontawesome.js" not in names and "sphinx-thebe.js" not in names
+    assert len(names) == len(set(names))
+
+
+def test_lesson_has_a_colab_button_from_the_configured_address(lesson, tags, config):
+    repository = config["repository"]
+    owner_and_name = urlsplit(repository["url"]).path.strip("/")
+    expected = (
+        f"{config['launch_buttons']['colab_url']}/github/{owner_and_name}"
+        f"/blob/{repository['branch']}/{lesson}.ipynb"
+    )
+    links = tags(lesson).named("a")
+    colab = [a["href"] for a in links if "colab" in a.get("href", "")]
+    assert set(colab) == {expected}
+    assert any("lesson-colab" in (a.get("class") or "") for a in links)
+
+
+def test_only_lessons_have_a_colab_button(page, tags):
+    links = [a.get("class") or "" for a in tags(page).named("a")]
+    assert any("lesson-colab" in c for c in links) == page.startswith("chapters/")
+
+
+def test_home_page_links_to_every_lesson(site, tags, config, root):
+    links = {a.get("href") for a in tags("book/index").named("a")}
+    lessons = sorted((root / "chapters").rglob("*.ipynb"))
+    for lesson in (path.relative_to(root).with_suffix("") for path in lessons):
+        assert f"../{lesson}.html" in links
+
+
+def cited_keys(root) -> set[str]:
+    """The keys that a source page cites, in any form of the role."""
+    sources = [*(root / "book").glob("*.md"), *(root / "chapters").rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    roles = re.findall(r"\{cite(?::[a-z]+)?\}`([^`]+)`", text)
+    return {key.strip() for role in roles for key in role.split(",")}
+
+
+def test_every_work_is_cited_and_every_citation_has_its_work(root, site):
+    bib = (root / "book" / "references.bib").read_text(encoding="utf-8")
+    keys = re.findall(r"(?m)^@\w+\{([^,]+),", bib)
+    assert len(keys) == len(set(keys)) > 0
+    assert cited_keys(root) == set(keys)
+    listed = (site / "book" / "bibliography.html").read_text(encoding="utf-8")
+    assert listed.count('class="citation"') == len(keys)
+
+
+def test_repository_links_lead_to_the_configured_address(site, config, check_links):
+    address = config["repository"]["url"]
+    host = urlsplit(address).netloc
+    for path, page in check_links.read_site(site).items():
+        for reference in page.references:
+            if urlsplit(reference).netloc == host:
+                assert reference.startswith(address), f"{path.name}: {reference}"

@@ -1,0 +1,232 @@
+"""The parts that make the site, each on its own: they need no built site."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+PAGE = """<html><head>
+<link href="../_static/styles/theme.css?digest=1" rel="stylesheet"/>
+<script>var before = 1;</script>
+<script defer src="_static/scripts/fontawesome.js?digest=1"></script>
+<script src="_static/documentation_options.js?v=1"></script>
+<script src="_static/doctools.js?v=2"></script>
+<script async src="a.js"></script>
+<script data-x="y" src="searchindex.js"></script>
+</head><body>
+<div id="pst-primary-sidebar" class="bd-sidebar-primary">
+<button class="btn search-button-field search-button__button" title="Search" aria-label="Search">
+<button class="btn search-button" aria-label="Search"></button>
+</div>
+<details><summary aria-label="Toggle hidden content">Show code</summary></details>
+<div class="citation" id="id2" role="doc-biblioentry"></div>
+<table><tr><th class="head"><p></p></th><th class="head"><p>ours</p></th></tr></table></body></html>"""
+
+
+# ---- book/_ext ----
+
+
+def test_tidy_mends_a_page(book_assets):
+    tidied = book_assets.tidy(PAGE)
+    assert '<link href="../_static/basic.css" rel="stylesheet"/>' in tidied
+    assert "fontawesome.js" not in tidied
+    assert "<script>var before = 1;</script>" in tidied
+    assert '<script src="_static/documentation_options.js?v=1">' in tidied
+    assert '<script defer src="_static/doctools.js?v=2">' in tidied
+    assert '<script async src="a.js">' in tidied
+    assert '<script defer data-x="y" src="searchindex.js">' in tidied
+    assert 'search-button__button" title="Search">' in tidied
+    assert '<button class="btn search-button" aria-label="Search">' in tidied
+    assert "<summary>Show code</summary>" in tidied
+    assert '<div class="citation" id="id2" role="listitem">' in tidied
+    assert '<tr><td></td><th class="head"><p>ours</p></th></tr>' in tidied
+    assert '<div id="pst-primary-sidebar" role="navigation" aria-label="Book" class' in tidied
+
+
+def test_tidying_twice_changes_nothing_more(book_assets):
+    once = book_assets.tidy(PAGE)
+    assert once != PAGE
+    assert book_assets.tidy(once) == once
+
+
+def test_unused_icons_leave_the_stylesheet(book_assets):
+    sheet = (
+        '.fa-lg{font-size:1em}.fa-list:before{content:"a"}.fa-x:before,.fa-times:before{content:"b"}'
+        '.fa-list-ul:before{content:"c"}.fa-spin{animation:none}'
+    )
+    kept = book_assets.drop_unused_icons(sheet, {"fa-list", "fa-times"})
+    assert kept == sheet.replace('.fa-list-ul:before{content:"c"}', "")
+    assert book_assets.drop_unused_icons(sheet, set()) == (
+        ".fa-lg{font-size:1em}.fa-spin{animation:none}"
+    )
+
+
+def configured(book_pages, folder, address):
+    """A configuration after `configure`, for a book in `folder` with that address."""
+    options = {
+        "repository_url": address,
+        "repository_branch": "main",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com/"},
+    }
+    config = SimpleNamespace(html_theme_options=options, html_baseurl="", ogp_site_url="")
+    book_pages.configure(SimpleNamespace(confdir=folder), config)
+    return config
+
+
+def test_mathjax_is_the_copy_if_there_is_one(book_pages, tmp_path):
+    address = "https://github.com/slim_cnns/slim-cnns"
+    config = configured(book_pages, tmp_path, address)
+    assert config.mathjax_path == book_pages.MATHJAX_CDN
+    copy = tmp_path / "book" / "_static" / book_pages.MATHJAX_COPY
+    copy.parent.mkdir(parents=True)
+    copy.write_text("")
+    assert configured(book_pages, tmp_path, address).mathjax_path == book_pages.MATHJAX_COPY
+
+
+def test_addresses_derive_from_the_repository(book_pages, tmp_path):
+    config = configured(book_pages, tmp_path, "https://github.com/ada/small-nets/")
+    schemes = config.myst_url_schemes
+    assert schemes["repo"]["url"] == "https://github.com/ada/small-nets/blob/main/{{path}}"
+    assert schemes["colab"]["url"] == (
+        "https://colab.research.google.com/github/ada/small-nets/blob/main/{{path}}"
+    )
+    assert config.html_baseurl == config.ogp_site_url == "https://ada.github.io/small-nets/"
+
+
+def test_placeholder_gives_the_site_no_address(book_pages, tmp_path, config):
+    assert book_pages.PLACEHOLDER_OWNER == "slim_cnns"
+    made = configured(book_pages, tmp_path, "https://github.com/slim_cnns/slim-cnns")
+    assert made.html_baseurl == made.ogp_site_url == ""
+
+
+def test_mathjax_version_is_the_one_of_npm(book_pages, root):
+    package = json.loads((root / "package.json").read_text())
+    lock = json.loads((root / "package-lock.json").read_text())
+    assert package["devDependencies"]["mathjax"] == book_pages.MATHJAX_VERSION
+    assert lock["packages"]["node_modules/mathjax"]["version"] == book_pages.MATHJAX_VERSION
+    assert "resolved" not in json.dumps(lock)
+
+
+# ---- scripts/vendor.py ----
+
+
+@pytest.fixture
+def npm_tree(tmp_path, vendor):
+    """A node_modules with a small stand-in for each part of MathJax."""
+    package = tmp_path / "node_modules" / "mathjax"
+    for name in (*vendor.MATHJAX_FILES, "package.json"):
+        path = package / name
+        path = path if path.suffix or path.name == "LICENSE" else path / "inside.js"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+def test_vendor_copies_what_the_site_needs(npm_tree, vendor):
+    target = npm_tree / "vendor"
+    (target / "mathjax").mkdir(parents=True)
+    (target / "mathjax" / "stale.js").write_text("old")
+    assert vendor.vendor_mathjax(npm_tree / "node_modules", target) is True
+    copied = {str(p.relative_to(target / "mathjax")) for p in target.rglob("*") if p.is_file()}
+    assert copied == {
+        "tex-mml-chtml.js",
+        "output/chtml/fonts/woff-v2/inside.js",
+        "input/tex/extensions/inside.js",
+        "a11y/inside.js",
+        "sre/mathmaps/base.json",
+        "sre/mathmaps/en.json",
+        "LICENSE",
+    }
+
+
+def test_without_npm_no_old_copy_is_left(npm_tree, vendor):
+    target = npm_tree / "vendor"
+    vendor.vendor_mathjax(npm_tree / "node_modules", target)
+    assert vendor.vendor_mathjax(npm_tree / "nothing", target) is False
+    assert not (target / "mathjax").exists()
+
+
+def test_incomplete_mathjax_is_an_error(npm_tree, vendor):
+    (npm_tree / "node_modules" / "mathjax" / "es5" / "tex-mml-chtml.js").unlink()
+    with pytest.raises(FileNotFoundError, match="tex-mml-chtml"):
+        vendor.vendor_mathjax(npm_tree / "node_modules", npm_tree / "vendor")
+
+
+def test_vendor_says_what_it_did(npm_tree, root):
+    command = [sys.executable, root / "scripts" / "vendor.py", "--root"]
+    done = subprocess.run([*command, npm_tree], capture_output=True, text=True, check=True)
+    assert "the site hosts it itself" in done.stdout
+    empty = npm_tree / "empty"
+    empty.mkdir()
+    done = subprocess.run([*command, empty], capture_output=True, text=True, check=True)
+    assert "from a CDN" in done.stdout and "npm ci" in done.stdout
+
+
+# ---- scripts/check_links.py ----
+
+
+def make_site(folder, **pages):
+    """Write pages (`a__b` is the file a/b.html) and give the folder back."""
+    for name, body in pages.items():
+        path = folder / f"{name.replace('__', '/')}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"<html><body>{body}</body></html>")
+    return folder
+
+
+def test_sound_links_pass(tmp_path, check_links):
+    site = make_site(
+        tmp_path,
+        index='<a href="sub/page.html#here">x</a><a href="sub/">y</a><a href="#top" id="top">z</a>'
+        '<a href="https://example.org/nowhere">away</a><a href="mailto:a@example.org">m</a>',
+        sub__page='<h2 id="here">x</h2><img src="../a%20b.svg?v=1" alt=""><a name="old"></a>'
+        '<a href="#old">o</a>',
+        sub__index="",
+    )
+    (tmp_path / "a b.svg").write_text("<svg/>")
+    assert check_links.broken_references(site) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="gone.html">x</a>', "gone.html does not exist"),
+        ('<a href="other.html#gone">x</a>', "other.html#gone has no such anchor"),
+        ('<a href="#gone">x</a>', "#gone has no such anchor"),
+        ('<img src="gone.png">', "gone.png does not exist"),
+        ('<img srcset="gone.png 2x, other.html 1x">', "gone.png does not exist"),
+        ('<script src="gone.js"></script>', "gone.js does not exist"),
+        ('<a href="sub/">x</a>', "sub/ does not exist"),
+        ('<a href="../outside.html">x</a>', "../outside.html leads out of the site"),
+        ('<a href="/other.html">x</a>', "/other.html starts at the root of the server"),
+    ],
+)
+def test_a_broken_reference_is_found(tmp_path, check_links, root, body, fault):
+    site = make_site(tmp_path / "site", index=body, other='<p id="there"></p>')
+    (tmp_path / "outside.html").write_text("")
+    found = check_links.broken_references(site)
+    assert len(found) == 1 and found[0].startswith(f"index.html: {fault}")
+    command = [sys.executable, root / "scripts" / "check_links.py", site]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and fault in done.stdout
+
+
+def test_an_empty_site_is_no_success(tmp_path, root):
+    command = [sys.executable, root / "scripts" / "check_links.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "make book" in done.stderr
+
+
+# ---- book/figures ----
+
+
+def test_figures_are_those_that_the_script_draws(draw, root):
+    for name, content in draw.figures().items():
+        assert (root / "book" / "figures" / name).read_text(encoding="utf-8") == content
+
+
+def test_every_figure_is_on_a_page(draw, root):
+    pages = "".join(p.read_text(encoding="utf-8") for p in (root / "book").glob("*.md"))
+    assert all(f"figures/{name}" in pages for name in draw.figures())
