@@ -70,8 +70,10 @@ checkpoints: install ## train the networks that are missing (hours)
 results: install ## list the missing runs with their minutes; the runs themselves: see CONTRIBUTING.md
 	$(PY) scripts/screen_recipes.py --list
 	$(PY) scripts/train_checkpoints.py --list
+	@if [ -f results/latency.json ]; then echo "latency.json is there"; \
+	else echo "latency.json missing (2 minutes): $(PY) scripts/measure_latency.py"; fi
 
-repository: install ## make repository URL=https://github.com/you/slim-cnns: set the address everywhere
+repository: install ## make repository URL=https://github.com/OWNER/NAME: set the address everywhere
 	@$(PY) scripts/repository.py $(if $(URL),'$(URL)')
 
 release: install ## make release VERSION=1.2.3: check, tag and say what to push

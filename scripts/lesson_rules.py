@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
 from nbformat import NotebookNode
 
 import lesson
@@ -37,13 +36,17 @@ class Lesson(NamedTuple):
 
 
 def load(path: Path) -> Lesson:
-    """Read both files of a lesson; a missing or unreadable notebook raises."""
-    stored = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
-    return Lesson(path, lesson.read_source(path), stored)
+    """Read both files of a lesson; without a stored notebook, the source stands in for it."""
+    source = lesson.read_source(path)
+    stored = lesson.read_notebook(path.with_suffix(".ipynb"))
+    return Lesson(path, source, stored or lesson.read_source(path))
 
 
 def notebook_belongs_to_source(item: Lesson) -> Iterator[str]:
     """Cell by cell the same, and the outputs those of this code."""
+    if not item.path.with_suffix(".ipynb").exists():
+        yield "there is no stored notebook; run `make notebooks`"
+        return
     ours, theirs = item.source.cells, item.stored.cells
     if len(ours) != len(theirs):
         yield f"the source has {len(ours)} cells, the notebook {len(theirs)}"
@@ -75,7 +78,7 @@ def outputs_have_no_errors(item: Lesson) -> Iterator[str]:
 
 def is_small(item: Lesson) -> Iterator[str]:
     """A figure has at most 60 kB, a notebook 600 kB."""
-    size = item.path.with_suffix(".ipynb").stat().st_size
+    size = len(lesson.render(item.stored).encode())
     if size > NOTEBOOK_BYTES:
         yield f"the notebook has {size:,} bytes, allowed are {NOTEBOOK_BYTES:,}"
     for number, cell in _code(item):
@@ -157,7 +160,7 @@ def setup_cell_is_the_books(item: Lesson) -> Iterator[str]:
         if _has(cell, "setup") and (
             cell.source != expected or lesson.tags(cell) != setup_cell.TAGS
         ):
-            yield f"code cell {number} is not the book's setup cell; run `make repository URL=…`"
+            yield f"code cell {number} is not the book's setup cell; run `make repository`"
 
 
 def tags_are_known(item: Lesson) -> Iterator[str]:

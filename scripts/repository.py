@@ -1,7 +1,8 @@
-"""Set the repository's address everywhere (`make repository URL=https://github.com/you/slim-cnns`).
+"""Set the repository's address everywhere (`make repository URL=https://github.com/OWNER/NAME`).
 
-    python scripts/repository.py                  say the address, the version, what disagrees
-    python scripts/repository.py URL              set the address, rewrite what is derived from it
+    python scripts/repository.py URL        set the address, rewrite what is derived from it
+    python scripts/repository.py            rewrite it for the address that is set already
+    python scripts/repository.py --check    say which page disagrees; exit 1 if any does
 
 The address stands in `_config.yml` (repository.url) and the version in `pyproject.toml`;
 derived from the two are the lessons' setup cells, links and badges in pages, CITATION.cff,
@@ -106,6 +107,7 @@ def derived(root: Path, new: str, release: str) -> dict[Path, str]:
     for path in sorted({p for pattern in PAGES for p in root.glob(pattern) if p.is_file()}):
         text = _links(path.read_text("utf-8"), old, new)
         name = path.relative_to(root).as_posix()
+        text = re.sub(r"(git\+https://\S+@v)\d+\.\d+\.\d+", rf"\g<1>{release}", text)
         if name == "_config.yml":
             text = _CONFIG_URL.sub(rf"\g<1>{new}", text)
         elif name == "README.md":
@@ -126,7 +128,7 @@ def derived(root: Path, new: str, release: str) -> dict[Path, str]:
 def lesson_table(root: Path, url: str) -> str:
     """The README's table of lessons, one row each, with a Colab button where the host allows it."""
     rows = ["| chapter | lesson | |", "|---|---|---|"]
-    for source in sorted((root / "chapters").glob("*/*.py")):
+    for source in _published(root):
         title = re.search(r"(?m)^# # (.+)$", source.read_text("utf-8"))
         notebook = source.with_suffix(".ipynb").relative_to(root).as_posix()
         number, _, topic = source.parent.name.partition("-")
@@ -134,6 +136,15 @@ def lesson_table(root: Path, url: str) -> str:
         heading = title[1] if title else source.stem
         rows.append(f"| {chapter} | [{heading}]({notebook}) | {_button(url, notebook)} |")
     return "\n".join(rows) + "\n"
+
+
+def _published(root: Path) -> list[Path]:
+    """The lessons' sources in the order of the table of contents (all, where there is none)."""
+    contents = root / "_toc.yml"
+    if not contents.exists():
+        return sorted((root / "chapters").glob("*/*.py"))
+    named = re.findall(r"(?m)^\s*- file: (chapters/\S+)", contents.read_text("utf-8"))
+    return [root / f"{name}.py" for name in named if (root / f"{name}.py").exists()]
 
 
 def disagreements(root: Path = ROOT) -> list[str]:
@@ -179,15 +190,15 @@ def main() -> int:
     """Set or show the address; the exit status is 1 on a problem."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("url", nargs="?", help="https://github.com/OWNER/NAME")
+    parser.add_argument("--check", action="store_true", help="only say what disagrees")
     arguments = parser.parse_args()
     try:
-        if arguments.url is None:
-            print(f"{address()} (version {version()})")
+        if arguments.check:
             wrong = disagreements()
             for name in wrong:
-                print(f"{name} disagrees; run `make repository URL={address()}`", file=sys.stderr)
+                print(f"{name} disagrees with {address()}; run `make repository`", file=sys.stderr)
             return int(bool(wrong))
-        new = validate(arguments.url)
+        new = validate(arguments.url or address())
         written = apply(ROOT, new, version())
     except (RepositoryError, lesson.LessonError, OSError) as error:
         print(error, file=sys.stderr)

@@ -13,15 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What a page of the book can ask for: TeX and MathML in, CSS and web fonts out, and the
-# screen reader's part (MathJax's menu loads it on demand), in English.
+# The parts that _config.yml (mathjax3_config) loads, what they need themselves, and the TeX
+# packages that a page can ask for on the way.
 MATHJAX_FILES = (
-    "es5/tex-mml-chtml.js",
-    "es5/output/chtml/fonts/woff-v2",
+    "es5/startup.js",
+    "es5/core.js",
+    "es5/input/tex.js",
     "es5/input/tex/extensions",
-    "es5/a11y",
-    "es5/sre/mathmaps/base.json",
-    "es5/sre/mathmaps/en.json",
+    "es5/output/chtml.js",
+    "es5/output/chtml/fonts",
+    "es5/a11y/assistive-mml.js",
+    "es5/ui/lazy.js",
     "LICENSE",
 )
 

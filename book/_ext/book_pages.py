@@ -21,8 +21,8 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 MATHJAX_VERSION = "3.2.2"  # as in package.json
-MATHJAX_COPY = "vendor/mathjax/tex-mml-chtml.js"  # inside book/_static
-MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{MATHJAX_VERSION}/es5/tex-mml-chtml.js"
+MATHJAX_COPY = "vendor/mathjax/startup.js"  # inside book/_static
+MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{MATHJAX_VERSION}/es5/startup.js"
 
 HOME_TITLE = "Compressing and accelerating convolutional networks for mobile devices"
 
@@ -40,17 +40,19 @@ def configure(app: Sphinx, config: Config) -> None:
 
     options = config.html_theme_options
     address, branch = options["repository_url"].rstrip("/"), options["repository_branch"]
-    owner, name = urlsplit(address).path.strip("/").split("/")[:2]
-    colab = options["launch_buttons"]["colab_url"].rstrip("/")
-    config.myst_url_schemes = {
-        "http": None,
-        "https": None,
-        "mailto": None,
-        "repo": {"url": f"{address}/blob/{branch}/{{{{path}}}}"},
-        "colab": {"url": f"{colab}/github/{owner}/{name}/blob/{branch}/{{{{path}}}}"},
-    }
-    if owner != PLACEHOLDER_OWNER and not config.html_baseurl:
-        config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
+    schemes = {"http": None, "https": None, "mailto": None}
+    schemes["repo"] = {"url": f"{address}/blob/{branch}/{{{{path}}}}"}
+    parts = urlsplit(address)
+    if parts.netloc == "github.com":
+        owner, name = parts.path.strip("/").split("/")
+        colab = options["launch_buttons"]["colab_url"].rstrip("/")
+        notebook = f"{colab}/github/{owner}/{name}/blob/{branch}/{{{{path}}}}"
+        schemes["colab"] = {"url": notebook}
+        if owner != PLACEHOLDER_OWNER and not config.html_baseurl:
+            config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
+    else:  # Colab opens notebooks from GitHub only
+        del options["launch_buttons"]["colab_url"]
+    config.myst_url_schemes = schemes
 
 
 def adapt_page(

@@ -30,8 +30,8 @@ CHAPTERS = {
 
 def rect(x: float, y: float, w: float, h: float, fill: str, r: float = 2, extra: str = "") -> str:
     """One rounded rectangle."""
-    extra = f" {extra}" if extra else ""
-    return f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{r:g}" fill="{fill}"{extra}/>'
+    place = f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{r:g}"'
+    return f'<rect {place} fill="{fill}"{" " if extra else ""}{extra}/>'
 
 
 def hollow(x: float, y: float, w: float, h: float, color: str, r: float = 2) -> str:
@@ -40,7 +40,9 @@ def hollow(x: float, y: float, w: float, h: float, color: str, r: float = 2) -> 
     return rect(x + 0.8, y + 0.8, w - 1.6, h - 1.6, "none", r, dashed)
 
 
-def text(x: float, y: float, words: str, size: float, weight: int = 400, anchor="start") -> str:
+def text(
+    x: float, y: float, words: str, size: float, weight: int = 400, anchor: str = "start"
+) -> str:
     """One line of white text; `y` is its baseline."""
     style = f'font-size="{size:g}" font-weight="{weight}" text-anchor="{anchor}"'
     return f'<text x="{x:g}" y="{y:g}" fill="{WHITE}" {style}>{words}</text>'
@@ -48,8 +50,10 @@ def text(x: float, y: float, words: str, size: float, weight: int = 400, anchor=
 
 def path(points: str, color: str, width: float = 3) -> str:
     """An unfilled path."""
-    round_ends = 'stroke-linecap="round" stroke-linejoin="round"'
-    return f'<path d="{points}" fill="none" stroke="{color}" stroke-width="{width:g}" {round_ends}/>'
+    stroke = f'stroke="{color}" stroke-width="{width:g}"'
+    return (
+        f'<path d="{points}" fill="none" {stroke} stroke-linecap="round" stroke-linejoin="round"/>'
+    )
 
 
 # The signs. Each is drawn in a 48 × 48 field from a main color and an accent.

@@ -40,6 +40,7 @@ if "google.colab" in sys.modules:
 import matplotlib.pyplot as plt
 import scipy.stats
 import torch
+import torch.nn.functional as F
 
 from slimcnn import checkpoints, data, metrics, plotting, report, training
 from slimcnn.checks import measuring
@@ -55,9 +56,8 @@ _ = torch.manual_seed(0)
 # another run of the same recipe.)
 
 # %%
-baselines = report.load_records("baselines")
-for record in baselines:
-    print(f"{record.model:10} seed {record.seed}  {record.accuracy:.2f} % on {record.split}")
+for record in report.load_records("baselines"):
+    print(f"{record.model:20} seed {record.seed}  {record.accuracy:.2f} % on test")
 
 # %% [markdown]
 # The runs of one recipe differ by tenths of a point. Anything that a technique changes
@@ -98,6 +98,9 @@ print("Wilson   {:.1f} to {:.1f} %".format(*metrics.wilson_interval(8, 10)))
 
 # %% [markdown]
 # ## From scratch
+#
+# Equation {eq}`eq-wilson` in Python:
+
 
 # %%
 def wilson(correct, total, z=1.959964):
@@ -108,6 +111,10 @@ def wilson(correct, total, z=1.959964):
     return tuple(100 * (center + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
 
 
+# %% [markdown]
+# The equality cell includes the edges, where nothing or everything is right:
+
+# %%
 for correct, total in ((8, 10), (0, 5), (5, 5), (9_400, 10_000)):
     torch.testing.assert_close(
         torch.tensor(wilson(correct, total)),
@@ -120,25 +127,41 @@ for correct, total in ((8, 10), (0, 5), (5, 5), (9_400, 10_000)):
 # Does it keep its promise? We play test set: choose $p = 94\,\%$, draw many test sets
 # of $N$ images, and count how often each interval contains the 94 %.
 
+
 # %%
-generator = torch.Generator().manual_seed(0)
-sizes, p = (20, 50, 100, 200, 500, 1_000, 10_000), 0.94
+def draw(shape, total):
+    """How many of `total` images are right, for a network that is right on 94 %."""
+    generator = torch.Generator().manual_seed(0)
+    trials = torch.full(shape, float(total))
+    return torch.binomial(trials, torch.full(shape, 0.94), generator=generator)
+
+
+# %% [markdown]
+# Twenty thousand test sets of each size:
+
+# %%
+sizes = (20, 50, 100, 200, 500, 1_000, 10_000)
 coverage = {"shortcut": [], "Wilson": []}
 for n in sizes:
-    hits = torch.binomial(
-        torch.full((20_000,), float(n)), torch.full((20_000,), p), generator=generator
-    )
-    half = 1.96 * (hits / n * (1 - hits / n) / n).sqrt()
-    low, high = (x / 100 for x in wilson(hits, n))
-    coverage["shortcut"].append(((hits / n - p).abs() <= half).float().mean().item())
-    coverage["Wilson"].append(((low <= p) & (p <= high)).float().mean().item())
+    hits = draw((20_000,), n)
+    half = 196 * (hits / n * (1 - hits / n) / n).sqrt()  # percent
+    for name, (low, high) in {
+        "shortcut": (100 * hits / n - half, 100 * hits / n + half),
+        "Wilson": wilson(hits, n),
+    }.items():
+        inside = (low <= 94) & (94 <= high)
+        coverage[name].append(100 * inside.float().mean().item())
+
+# %% [markdown]
+# The dashed line is what both promise.
 
 # %%
 fig, ax = plt.subplots()
 for (name, values), marker in zip(coverage.items(), "os", strict=True):
-    ax.plot(sizes, [100 * v for v in values], marker=marker, label=name)
+    ax.plot(sizes, values, marker=marker, label=name)
 ax.axhline(95, color="black", linewidth=1, linestyle="--", label="promised")
-ax.set(xscale="log", xlabel="images in the test set", ylabel="intervals that contain p (%)")
+ax.set(xscale="log", xlabel="images in the test set")
+ax.set(ylabel="intervals that contain the truth (%)")
 _ = ax.legend()
 
 # %% [markdown]
@@ -157,10 +180,16 @@ logits = {
     "ResNet-14": training.predict(resnet14, test.images),
     "student": training.predict(student, test.images),
 }
-for name, z in logits.items():
-    correct = int((z.argmax(1) == test.labels).sum())
-    low, high = metrics.wilson_interval(correct, len(test))
-    print(f"{name:10}{metrics.accuracy(z, test.labels):.2f} % ({low:.2f} to {high:.2f})")
+
+# %% [markdown]
+# Accuracy with its interval:
+
+# %%
+right = {name: z.argmax(1) == test.labels for name, z in logits.items()}
+for name, correct in right.items():
+    low, high = metrics.wilson_interval(int(correct.sum()), len(test))
+    accuracy = metrics.accuracy(logits[name], test.labels)
+    print(f"{name:10}{accuracy:.2f} % ({low:.2f} to {high:.2f} %)")
 
 # %% [markdown]
 # The interval is about half a point to each side. Remember it when a table shows two
@@ -173,15 +202,17 @@ for name, z in logits.items():
 
 # %%
 per_class = metrics.per_class_accuracy(logits["ResNet-14"], test.labels)
-bounds = [metrics.wilson_interval(round(10 * float(a)), 1000) for a in per_class]
-errors = [
-    [float(a) - low for a, (low, _) in zip(per_class, bounds, strict=True)],
-    [high - float(a) for a, (_, high) in zip(per_class, bounds, strict=True)],
-]
+bounds = torch.tensor(
+    [metrics.wilson_interval(round(10 * a), 1000) for a in per_class.tolist()]
+)
 fig, ax = plt.subplots()
-ax.errorbar(range(10), per_class, yerr=errors, fmt="o", capsize=3)
+ax.errorbar(range(10), per_class, (bounds.T - per_class).abs(), fmt="o", capsize=3)
 ax.set(ylabel="accuracy on the test set (%)", xticks=range(10))
 _ = ax.set_xticklabels(data.CLASSES, rotation=40, ha="right")
+
+# %% [markdown]
+# One class stands apart. What are its images taken for? We count the pairs of true and
+# predicted class among the errors.
 
 # %%
 wrong = logits["ResNet-14"].argmax(1) != test.labels
@@ -211,26 +242,34 @@ for k in counts.argsort(descending=True)[:4].tolist():
 # no prediction. We choose $T$ on the validation images, and judge it on the test images.
 
 # %%
-validation_logits = training.predict(resnet14, validation.images)
-temperatures = torch.linspace(0.4, 2.0, 33).tolist()
-best = min(
-    temperatures,
-    key=lambda t: torch.nn.functional.cross_entropy(
-        validation_logits / t, validation.labels
-    ).item(),
-)
-before = metrics.expected_calibration_error(logits["ResNet-14"], test.labels)
-after = metrics.expected_calibration_error(logits["ResNet-14"] / best, test.labels)
-print(f"T = {best:.2f}: calibration error {before:.1f} -> {after:.1f} points")
+chosen_on = training.predict(resnet14, validation.images)
+
+
+def validation_loss(t):
+    """Cross-entropy on the validation images at temperature t."""
+    return F.cross_entropy(chosen_on / t, validation.labels).item()
+
+
+best = min(torch.linspace(0.4, 2.0, 33).tolist(), key=validation_loss)
+ece = {
+    t: metrics.expected_calibration_error(logits["ResNet-14"] / t, test.labels)
+    for t in (1.0, best)
+}
+print(f"T = {best:.2f}: calibration error {ece[1.0]:.1f} -> {ece[best]:.1f} points")
+
+# %% [markdown]
+# A *reliability diagram* shows the bins: accuracy against confidence, at both
+# temperatures.
 
 # %%
-fig, ax = plt.subplots(figsize=(4.2, 4))
-ax.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="calibrated")
-for t, name, marker in ((1.0, "as trained", "o"), (best, f"T = {best:.2f}", "s")):
+fig, ax = plt.subplots(figsize=(4.4, 4))
+ax.plot([25, 100], [25, 100], "k--", linewidth=1, label="calibrated")
+for t, marker in ((1.0, "o"), (best, "s")):
     bins = metrics.reliability(logits["ResNet-14"] / t, test.labels, bins=10)
     filled = bins.count > 20
-    ax.plot(bins.confidence[filled], bins.accuracy[filled], marker=marker, label=name)
-ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(25, 102), ylim=(25, 102))
+    curve = bins.confidence[filled], bins.accuracy[filled]
+    ax.plot(*curve, marker=marker, label=f"T = {t:.2f}")
+ax.set(xlabel="confidence (%)", ylabel="accuracy (%)")
 _ = ax.legend()
 
 # %% [markdown]
@@ -248,11 +287,10 @@ _ = ax.legend()
 
 # %%
 agreement = metrics.agreement(logits["ResNet-14"], logits["student"])
-right = {name: z.argmax(1) == test.labels for name, z in logits.items()}
 fixed = int((~right["student"] & right["ResNet-14"]).sum())
 broken = int((right["student"] & ~right["ResNet-14"]).sum())
 print(f"agreement {agreement:.2f} %")
-print(f"ResNet-14 is right where the student is wrong on {fixed} images, the reverse on {broken}")
+print(f"only ResNet-14 is right on {fixed} images, only the student on {broken}")
 
 # %% [markdown]
 # To decide whether one is better, only the images on which exactly one is right matter;
@@ -271,6 +309,11 @@ with torch.no_grad():
         if weight.ndim > 1:
             noise = torch.randn(weight.shape, generator=generator)
             weight += 0.15 * weight.std() * noise
+
+# %% [markdown]
+# The intervals of both, the test, and one more line that we explain below:
+
+# %%
 right["noisy"] = training.predict(noisy, test.images).argmax(1) == test.labels
 for name in ("ResNet-14", "noisy"):
     low, high = metrics.wilson_interval(int(right[name].sum()), len(test))
@@ -294,12 +337,11 @@ print(metrics.paired_bootstrap(right["ResNet-14"], right["noisy"]))
 
 # %%
 stored = {
-    name: checkpoints.predictions(name) == test.labels for name in ("resnet14", "student")
+    name: checkpoints.predictions(name) == test.labels
+    for name in ("resnet14", "student")
 }
-for name, rows in stored.items():
-    shares = 100 * rows.float().mean(1)
-    print(f"{name:10}" + "  ".join(f"seed {i}: {s:.2f} %" for i, s in enumerate(shares)))
 paired = metrics.paired_bootstrap(stored["student"], stored["resnet14"])
+print(f"{len(stored['student'])} seeds each")
 print(f"ResNet-14 - student: {paired.difference:.2f} points", end=" ")
 print(f"({paired.low:.2f} to {paired.high:.2f})")
 
@@ -316,9 +358,7 @@ print(f"({paired.low:.2f} to {paired.high:.2f})")
 # accuracy is the largest of twenty draws:
 
 # %%
-generator = torch.Generator().manual_seed(0)
-n = torch.full((5_000, 20), 10_000.0)
-draws = torch.binomial(n, torch.full_like(n, 0.94), generator=generator) / 100  # percent
+draws = draw((5_000, 20), 10_000) / 100  # percent
 inflation = draws.max(1).values.mean().item() - 94
 print(f"the best of 20 equal variants looks {inflation:.2f} points better than it is")
 
@@ -339,15 +379,19 @@ print(f"the best of 20 equal variants looks {inflation:.2f} points better than i
 # of the two is right.
 
 # %%
-result = scipy.stats.binomtest(int(right["ResNet-14"].sum()), len(test))
-theirs = result.proportion_ci(method="wilson")
-ours = metrics.wilson_interval(int(right["ResNet-14"].sum()), len(test))
-test_ours = metrics.mcnemar(right["ResNet-14"], right["noisy"])
-pair = (test_ours.only_a, test_ours.only_b)
-p_value = scipy.stats.binomtest(pair[0], sum(pair)).pvalue
-print(f"Wilson  SciPy {100 * theirs.low:.4f} to {100 * theirs.high:.4f} %", end=", ")
-print(f"slimcnn {ours[0]:.4f} to {ours[1]:.4f} %")
-print(f"McNemar SciPy {p_value:.3g}, slimcnn {test_ours.p_value:.3g}")
+correct = int(right["ResNet-14"].sum())
+result = scipy.stats.binomtest(correct, len(test)).proportion_ci(method="wilson")
+ours = metrics.wilson_interval(correct, len(test))
+print(f"Wilson: SciPy {100 * result.low:.4f} to {100 * result.high:.4f} %")
+print(f"      slimcnn {ours[0]:.4f} to {ours[1]:.4f} %")
+
+# %% [markdown]
+# And the p-value:
+
+# %%
+mine = metrics.mcnemar(right["ResNet-14"], right["noisy"])
+theirs = scipy.stats.binomtest(mine.only_a, mine.only_a + mine.only_b).pvalue
+print(f"McNemar: SciPy {theirs:.4g}, slimcnn {mine.p_value:.4g}")
 
 # %% [markdown]
 # ```{admonition} What changes at ImageNet scale
@@ -372,19 +416,34 @@ print(f"McNemar SciPy {p_value:.3g}, slimcnn {test_ours.p_value:.3g}")
 
 # %%
 row = report.measure_model(
-    student, name="student", technique="dense", seed=0, split=test, command="this cell"
+    student,
+    name="student",
+    technique="dense",
+    seed=0,
+    split=test,
+    command="chapters/01-measuring/accuracy.py",
 )
 report.table([row])
+
+# %% [markdown]
+# The figure that goes with the table shows accuracy against a cost: whatever lies up and
+# to the left of everything else is worth having.
+
+# %%
+report.tradeoff(report.load_records("baselines"), cost="bytes")
+
+# %% [markdown]
+# Last, as in every lesson, the claims of the text as assertions:
 
 # %% tags=["claims"]
 width = (ours[1] - ours[0]) / 2
 assert 0.4 < width < 0.55, "about half a point to each side"
-assert coverage["shortcut"][0] < 0.8 < 0.93 < min(coverage["Wilson"])
+assert coverage["shortcut"][0] < 80 < 93 < min(coverage["Wilson"])
 assert data.CLASSES[per_class.argmin()] == "Shirt", "shirts carry much of the error"
 assert best < 1, "ResNet-14 is underconfident: the best temperature sharpens"
-assert after < before / 2, "one temperature repairs most of it"
+assert ece[best] < ece[1.0] / 2, "one temperature repairs most of it"
 assert 0.3 < inflation < 0.55, "nearly the half-width of the interval"
-assert abs(p_value - test_ours.p_value) < 1e-9
+assert abs(theirs - mine.p_value) < 1e-9
 assert fixed > broken
 assert paired.low > 0, "ResNet-14 is better than the student, over images and seeds"
 
@@ -394,6 +453,7 @@ assert paired.low > 0, "ResNet-14 is better than the student, over images and se
 # Write the pair that McNemar's test needs: how many images are wrong in A and right in B,
 # and how many are right in A and wrong in B. The arguments are two tensors of predicted
 # classes and the labels.
+
 
 # %%
 def fixed_and_broken(predictions_a, predictions_b, labels):

@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 import lesson
 import mini
 import notebooks
-import pytest
 import repository
 from lesson import ROOT
 
@@ -79,7 +80,7 @@ def make(tree):
             k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "MAKE"))
         }
         kept.pop("CI", None)
-        command = ["make", target, f"PY={sys.executable}", "INSTALL=true", "JOBS=1"]
+        command = ["make", target, f"PY={sys.executable}", "INSTALL=true", "JOBS=0"]
         done = subprocess.run(
             command,
             cwd=tree,

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-import mini
 import pytest
 
 import lesson
+import mini
 import notebooks
 
 SCRIPT = lesson.ROOT / "scripts" / "notebooks.py"

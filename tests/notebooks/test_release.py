@@ -3,10 +3,10 @@
 import re
 import subprocess
 
-import mini
 import pytest
 
 import lesson
+import mini
 import release
 import repository
 import setup_cell

@@ -1,12 +1,13 @@
 """One address, in `_config.yml`; whatever is derived from it follows, and nothing else."""
 
 import json
+import re
 import shutil
 
-import mini
 import pytest
 
 import lesson
+import mini
 import notebooks
 import repository
 import setup_cell
@@ -19,6 +20,7 @@ README = f"""\
 [![tests]({PLACEHOLDER}/actions/workflows/ci.yml/badge.svg)]({PLACEHOLDER}/actions)
 
     git clone {PLACEHOLDER}.git
+    pip install git+{PLACEHOLDER}@v0.1.0
 
 Read it at https://slim_cnns.github.io/slim-cnns/ or [in Colab]
 (https://colab.research.google.com/github/slim_cnns/slim-cnns/blob/main/x.ipynb), see {PLACEHOLDER}.
@@ -111,12 +113,22 @@ def test_on_another_host_the_readme_links_without_colab_buttons(root):
     assert repository.disagreements(root) == []
 
 
+def test_the_readme_lists_what_the_table_of_contents_lists_in_its_order(root):
+    mini.write(root, "another", "Another lesson")
+    mini.write(root, "draft", "A draft")
+    files = [f"      - file: chapters/01-mini/{name}\n" for name in ("mini", "another")]
+    (root / "_toc.yml").write_text("".join(files))
+    titles = re.findall(r"\| \[([^!]+?)\]", repository.lesson_table(root, MINE))
+    assert titles == ["A mini lesson", "Another lesson"]
+
+
 def test_a_new_version_reaches_every_page(root):
     repository.apply(root, PLACEHOLDER, "1.2.3")
     assert repository.version(root) == "1.2.3"
     assert (root / "CITATION.cff").read_text().startswith("version: 1.2.3\n")
     assert '__version__ = "1.2.3"' in (root / "utils" / "slimcnn" / "__init__.py").read_text()
     assert "@v1.2.3" in stored(root)
+    assert f"pip install git+{PLACEHOLDER}@v1.2.3\n" in (root / "README.md").read_text()
     assert repository.disagreements(root) == []
 
 

@@ -3,11 +3,11 @@
 import base64
 import shutil
 
-import mini
 import pytest
 
 import lesson
 import lesson_rules
+import mini
 import notebooks
 
 
@@ -69,6 +69,11 @@ def test_an_edited_source_without_its_notebook_is_found(path, edit):
     old, new, rules = EDITS[edit]
     mini.edit(path, old, new)
     assert broken(path) == (rules or {BELONGS, GENERATED})
+
+
+def test_a_missing_notebook_is_found(path):
+    path.with_suffix(".ipynb").unlink()
+    assert broken(path) == {BELONGS, "checked_outputs_exist"}
 
 
 def test_an_edited_output_is_found(path):

@@ -4,10 +4,10 @@ import subprocess
 import sys
 import zipfile
 
-import colab
 import pytest
 from packaging.requirements import Requirement
 
+import colab
 import lesson
 import repository
 

@@ -19,10 +19,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No request of the browser's own may blur the test for outside requests.
-CHROMIUM_FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def toc_pages() -> list[str]:
@@ -32,10 +37,8 @@ def toc_pages() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for `page`, `lesson` or `theme` once for each of them."""
-    pages = toc_pages()
-    lessons = [page for page in pages if page.startswith("chapters/")]
-    for name, values in (("page", pages), ("lesson", lessons), ("theme", ["light", "dark"])):
+    """Run a test that asks for `page` or `theme` once for each of them."""
+    for name, values in (("page", toc_pages()), ("theme", ["light", "dark"])):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values)
 
@@ -48,11 +51,14 @@ def _missing(what: str) -> None:
 
 
 def _load(path: Path):
-    """Import a Python file that is in no package."""
+    """Import a Python file that is in no package, its neighbors within reach."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 
@@ -96,6 +102,12 @@ def book_pages():
 def book_assets():
     """book/_ext/book_assets.py as a module."""
     return _load(ROOT / "book" / "_ext" / "book_assets.py")
+
+
+@pytest.fixture(scope="session")
+def stylesheets():
+    """book/_ext/stylesheets.py as a module."""
+    return _load(ROOT / "book" / "_ext" / "stylesheets.py")
 
 
 @pytest.fixture(scope="session")

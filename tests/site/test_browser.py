@@ -30,11 +30,16 @@ STICKING_OUT = """async () => {
   };
 }"""
 
-EQUATIONS = """() => ({
-  written: document.querySelectorAll(".math.notranslate").length,
-  typeset: document.querySelectorAll(".math.notranslate mjx-container").length,
-  errors: [...document.querySelectorAll("mjx-merror")].map((n) => n.textContent),
-})"""
+# Equations wait until they come near the window: typeset all of them, then count.
+EQUATIONS = """async () => {
+  await window.MathJax?.startup?.promise;
+  await window.MathJax?.startup?.document?.lazyTypesetAll();
+  return {
+    written: document.querySelectorAll(".math.notranslate").length,
+    typeset: document.querySelectorAll(".math.notranslate mjx-container > mjx-math").length,
+    errors: [...document.querySelectorAll("mjx-merror")].map((n) => n.textContent),
+  };
+}"""
 
 AXE = """() => axe.run(document, {runOnly: [
   "wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})"""
@@ -92,8 +97,6 @@ def opened(browser, base_url, allowed_outside):
             result = Visit()
             url = f"{base_url}{name}.html"
             tab = _open(contexts[theme], url, base_url, allowed_outside, result)
-            if not allowed_outside:
-                tab.evaluate("() => window.MathJax?.startup?.promise")
             result.theme = tab.evaluate("() => document.documentElement.dataset.theme")
             result.equations = tab.evaluate(EQUATIONS)
             tab.set_viewport_size(PHONE)

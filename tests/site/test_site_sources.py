@@ -14,15 +14,21 @@ PAGE = """<html><head>
 <script src="_static/documentation_options.js?v=1"></script>
 <script src="_static/doctools.js?v=2"></script>
 <script async src="a.js"></script>
+<link rel="preload" as="script" href="_static/scripts/bootstrap.js?digest=1" />
+<link rel="preload" as="font" href="font.woff2" />
 <script data-x="y" src="searchindex.js"></script>
 </head><body>
 <div id="pst-primary-sidebar" class="bd-sidebar-primary">
 <button class="btn search-button-field search-button__button" title="Search" aria-label="Search">
 <button class="btn search-button" aria-label="Search"></button>
 </div>
+<span class="math notranslate">\\(x\\)</span>
+<div class="math notranslate" id="e">
+<span class="eqno">(1)<a href="#e">#</a></span>\\[a &lt; b\\]</div>
 <details><summary aria-label="Toggle hidden content">Show code</summary></details>
 <div class="citation" id="id2" role="doc-biblioentry"></div>
-<table><tr><th class="head"><p></p></th><th class="head"><p>ours</p></th></tr></table></body></html>"""
+<table><tr><th class="head"><p></p></th><th class="head"><p>ours</p></th></tr></table>
+</body></html>"""
 
 
 # ---- book/_ext ----
@@ -36,9 +42,12 @@ def test_tidy_mends_a_page(book_assets):
     assert '<script src="_static/documentation_options.js?v=1">' in tidied
     assert '<script defer src="_static/doctools.js?v=2">' in tidied
     assert '<script async src="a.js">' in tidied
+    assert "bootstrap.js" not in tidied and "font.woff2" in tidied
     assert '<script defer data-x="y" src="searchindex.js">' in tidied
     assert 'search-button__button" title="Search">' in tidied
     assert '<button class="btn search-button" aria-label="Search">' in tidied
+    assert '<span class="math notranslate">\\(x\\)</span>' in tidied
+    assert '</a></span><div class="equation" tabindex="0">\\[a &lt; b\\]</div></div>' in tidied
     assert "<summary>Show code</summary>" in tidied
     assert '<div class="citation" id="id2" role="listitem">' in tidied
     assert '<tr><td></td><th class="head"><p>ours</p></th></tr>' in tidied
@@ -51,16 +60,41 @@ def test_tidying_twice_changes_nothing_more(book_assets):
     assert book_assets.tidy(once) == once
 
 
-def test_unused_icons_leave_the_stylesheet(book_assets):
-    sheet = (
-        '.fa-lg{font-size:1em}.fa-list:before{content:"a"}.fa-x:before,.fa-times:before{content:"b"}'
-        '.fa-list-ul:before{content:"c"}.fa-spin{animation:none}'
-    )
-    kept = book_assets.drop_unused_icons(sheet, {"fa-list", "fa-times"})
-    assert kept == sheet.replace('.fa-list-ul:before{content:"c"}', "")
-    assert book_assets.drop_unused_icons(sheet, set()) == (
-        ".fa-lg{font-size:1em}.fa-spin{animation:none}"
-    )
+@pytest.mark.parametrize(
+    ("css", "pruned"),
+    [
+        (".a{x:1}.gone{x:2}", ".a{x:1}"),
+        (".a,.gone,.b .a{x:1}", ".a,.b .a{x:1}"),
+        (".a .gone,.gone.a{x:1}", ""),
+        ("p,#id,[data-x='.gone']{x:1}", "p,#id,[data-x='.gone']{x:1}"),
+        (
+            ".a:not(.gone):is(.gone,b:not(.gone)),.gone{x:1}",
+            ".a:not(.gone):is(.gone,b:not(.gone)){x:1}",
+        ),
+        (".w-1\\.5{x:1}.bs-tooltip-top{x:2}", ".w-1\\.5{x:1}.bs-tooltip-top{x:2}"),
+        (
+            "@media (width>1px){.a{x:1}.gone{x:2}}@media print{.gone{x:1}}",
+            "@media (width>1px){.a{x:1}}",
+        ),
+        ("@font-face{font-family:gone}@charset 'x';", "@font-face{font-family:gone}@charset 'x';"),
+        ("@keyframes gone{from{x:1}to{x:2}}.b{x:1}", "@keyframes gone{from{x:1}to{x:2}}.b{x:1}"),
+        (
+            "/*! license {.gone} */ /* note */ .b{content:'}';y:url(a;b)}",
+            "/*! license {.gone} */.b{content:'}';y:url(a;b)}",
+        ),
+        ('.b{content:"\\"}"}.gone{x:1}', '.b{content:"\\"}"}'),
+    ],
+)
+def test_prune_drops_what_needs_an_unused_class(stylesheets, css, pruned):
+    assert stylesheets.prune(css, {"a", "b"}) == pruned
+    assert stylesheets.prune(pruned, {"a", "b"}) == pruned
+
+
+def test_prune_keeps_everything_that_is_used(stylesheets):
+    css = ".a-b{x:1}@media print{.c_d .e1{y:2}}h1:has(.f){z:3}"
+    used = stylesheets.names("<p class='a-b c_d'>e1</p>")
+    assert used >= {"a-b", "c_d", "e1"}
+    assert stylesheets.prune(css, used) == css
 
 
 def configured(book_pages, folder, address):
@@ -93,6 +127,16 @@ def test_addresses_derive_from_the_repository(book_pages, tmp_path):
         "https://colab.research.google.com/github/ada/small-nets/blob/main/{{path}}"
     )
     assert config.html_baseurl == config.ogp_site_url == "https://ada.github.io/small-nets/"
+
+
+def test_without_github_there_is_no_colab(book_pages, tmp_path):
+    config = configured(book_pages, tmp_path, "https://git.example.org/group/ada/small-nets")
+    assert config.myst_url_schemes["repo"]["url"] == (
+        "https://git.example.org/group/ada/small-nets/blob/main/{{path}}"
+    )
+    assert "colab" not in config.myst_url_schemes
+    assert config.html_theme_options["launch_buttons"] == {}
+    assert config.html_baseurl == ""
 
 
 def test_placeholder_gives_the_site_no_address(book_pages, tmp_path, config):
@@ -131,12 +175,14 @@ def test_vendor_copies_what_the_site_needs(npm_tree, vendor):
     assert vendor.vendor_mathjax(npm_tree / "node_modules", target) is True
     copied = {str(p.relative_to(target / "mathjax")) for p in target.rglob("*") if p.is_file()}
     assert copied == {
-        "tex-mml-chtml.js",
-        "output/chtml/fonts/woff-v2/inside.js",
+        "startup.js",
+        "core.js",
+        "input/tex.js",
         "input/tex/extensions/inside.js",
-        "a11y/inside.js",
-        "sre/mathmaps/base.json",
-        "sre/mathmaps/en.json",
+        "output/chtml.js",
+        "output/chtml/fonts/inside.js",
+        "a11y/assistive-mml.js",
+        "ui/lazy.js",
         "LICENSE",
     }
 
@@ -149,8 +195,8 @@ def test_without_npm_no_old_copy_is_left(npm_tree, vendor):
 
 
 def test_incomplete_mathjax_is_an_error(npm_tree, vendor):
-    (npm_tree / "node_modules" / "mathjax" / "es5" / "tex-mml-chtml.js").unlink()
-    with pytest.raises(FileNotFoundError, match="tex-mml-chtml"):
+    (npm_tree / "node_modules" / "mathjax" / "es5" / "startup.js").unlink()
+    with pytest.raises(FileNotFoundError, match=r"startup\.js"):
         vendor.vendor_mathjax(npm_tree / "node_modules", npm_tree / "vendor")
 
 

@@ -84,13 +84,20 @@ RIGHT = {
     ],
     measuring.median_and_iqr: [
         lambda t: (float(np.median(t)), float(np.subtract(*np.percentile(t, [75, 25])))),
-        lambda t: (torch.tensor(np.median(t)), torch.tensor(np.subtract(*np.percentile(t, [75, 25])))),
+        lambda t: (
+            torch.tensor(np.median(t)),
+            torch.tensor(np.subtract(*np.percentile(t, [75, 25]))),
+        ),
     ],
     measuring.fixed_and_broken: [
         lambda a, b, y: (((a != y) & (b == y)).sum(), ((a == y) & (b != y)).sum()),
         lambda a, b, y: (
-            sum(int(j == k != i) for i, j, k in zip(a.tolist(), b.tolist(), y.tolist(), strict=True)),
-            sum(int(i == k != j) for i, j, k in zip(a.tolist(), b.tolist(), y.tolist(), strict=True)),
+            sum(
+                int(j == k != i) for i, j, k in zip(a.tolist(), b.tolist(), y.tolist(), strict=True)
+            ),
+            sum(
+                int(i == k != j) for i, j, k in zip(a.tolist(), b.tolist(), y.tolist(), strict=True)
+            ),
         ),
     ],
 }

@@ -198,13 +198,18 @@ def test_the_seed_decides_and_confidence_widens():
     assert wide.low < narrow.low < wide.difference < narrow.high < wide.high
 
 
-def test_many_resamples_are_drawn_in_parts(monkeypatch):
+def test_many_resamples_are_drawn_in_parts():
     difference = np.random.default_rng(0).integers(-1, 2, (8, 2000)).astype(np.int8)
     sums = _resampled_sums(difference, 5000, np.random.default_rng(0))  # 3 parts of ≤ 2^22
     assert sums.shape == (5000,)
     expected = difference.sum()
     assert abs(sums.mean() - expected) < 5 * sums.std() / math.sqrt(5000)
     assert sums[-100:].std() > 0
+
+
+def test_one_resample_is_allowed():
+    result = metrics.paired_bootstrap(*discordant(5, 9), resamples=1)
+    assert result.low == result.high
 
 
 def test_the_interval_covers_as_often_as_it_says():

@@ -188,6 +188,20 @@ def test_a_constant_that_the_model_brings_along_does_not():
     assert metrics.peak_activation_bytes(model, (1, 10)) == 4 * (10 + 10)
 
 
+def test_sparse_weights_do_not_count_either():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.eye(5).to_sparse())
+
+        def forward(self, x):
+            return torch.sparse.mm(self.weight, x)
+
+    # Input and output, and a matrix of zeros that PyTorch may make to add to.
+    assert metrics.peak_activation_bytes(Sparse(), (5, 2)) in (4 * (10 + 10), 4 * (10 + 10 + 10))
+    assert metrics.count_macs(Sparse(), (5, 2)) == 5 * 5 * 2
+
+
 def test_a_padded_copy_counts():
     layer = nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular")
     assert metrics.peak_activation_bytes(layer, (1, 1, 10)) == 4 * (10 + 12)

@@ -8,7 +8,9 @@ from torch import nn
 
 
 @pytest.mark.parametrize("network", [ResNet14, StudentNet])
-@pytest.mark.parametrize(("channels", "classes", "width"), [(1, 10, 1.0), (3, 7, 0.5), (4, 1, 0.01)])
+@pytest.mark.parametrize(
+    ("channels", "classes", "width"), [(1, 10, 1.0), (3, 7, 0.5), (4, 1, 0.01)]
+)
 def test_any_channels_classes_width_and_image_size(network, channels, classes, width):
     model = network(channels, classes, width).eval()
     assert model(torch.randn(1, channels, 28, 28)).shape == (1, classes)

@@ -65,7 +65,7 @@ def test_png_of_a_figure_has_its_size_and_repeats(axes):
 
 
 def test_a_figure_that_is_too_large_is_refused(axes):
-    axes.imshow(np.random.default_rng(0).random((400, 700)), aspect="auto")
+    axes.imshow(np.random.default_rng(0).random((400, 700)), aspect="auto", extent=(0, 10, 0, 10))
     with pytest.raises(ValueError, match="at most 60,000 are allowed; show fewer"):
         plotting.figure_bytes(axes.figure)
     assert len(plotting.figure_bytes(axes.figure, limit=10**7)) > 60_000

@@ -120,7 +120,7 @@ def several():
     ]
     return [
         replace(
-            *(DENSE,),
+            DENSE,
             model=model,
             technique=technique,
             settings=settings,
@@ -139,7 +139,7 @@ def drawn(figure):
     for bars in figure.axes[0].containers:
         line, _, (*_, vertical) = bars
         heights = [(s[1][1] - s[0][1]) / 2 for s in vertical.get_segments()]
-        points[bars.get_label()] = (line.get_xdata(), line.get_ydata(), heights)
+        points[bars.get_label()] = (*np.array(line.get_data(), float), heights)
     return points
 
 

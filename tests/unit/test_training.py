@@ -155,9 +155,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_history(split, tmp
     path = tmp_path / "run.safetensors"
     whole, expected = fit(tiny(), split, validation=split)
     with pytest.raises(Interrupted):
-        fit(
-            tiny(), split, validation=split, checkpoint=path, objective=interrupt_after(steps)
-        )
+        fit(tiny(), split, validation=split, checkpoint=path, objective=interrupt_after(steps))
     resumed, history = fit(tiny(), split, validation=split, checkpoint=path)
     assert same_weights(whole, resumed)
     assert history.loss == expected.loss

@@ -249,7 +249,9 @@ class _ExecuTorchCall:
         self.threads = threads
 
     def __call__(self) -> Tensor:
-        return self._execute(self._inputs)[0].clone()  # the runtime may reuse its output
+        return self._execute(self._inputs)[
+            0
+        ].clone()  # older versions write every result to one place
 
 
 # The callables that `executorch` made and that are still alive.

@@ -102,7 +102,9 @@ def figure_bytes(figure: Figure, limit: int = FIGURE_LIMIT) -> bytes:
         ValueError: the image is larger than `limit` bytes.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi="figure", bbox_inches="tight", metadata={"Software": None}
+    )
     content = buffer.getvalue()
     if len(content) > limit:
         raise ValueError(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from slimcnn.data import Augmentation, Batch, Split, batches, epoch_generator, normalize
 
@@ -66,7 +66,9 @@ class Recipe:
         _require(0 < self.warmup < 1, "warmup", self.warmup, "between 0 and 1")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        _require(
+            0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)"
+        )
         _require(0 <= self.average < 1, "average", self.average, "in [0, 1)")
 
 

@@ -52,8 +52,8 @@ class _Memory:
     reference: StorageWeakRef  # while it is held, no other storage gets the same address
     first: int
     last: int
-    bytes: int = 0
-    side_result: bool = False
+    bytes: int
+    side_result: bool
 
 
 class _Lifetimes(Recorder):
