@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from slimcnn import checkpoints, data, models, training
 from slimcnn.checkpoints import CheckpointError
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from slimcnn.checks import check, measuring
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import functional as tv
+
 from slimcnn import data
 from slimcnn.data import Augmentation
-from torchvision.transforms import functional as tv
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from slimcnn import models
 from slimcnn.models import ResNet14, StudentNet
-from torch import nn
 
 
 @pytest.mark.parametrize("network", [ResNet14, StudentNet])

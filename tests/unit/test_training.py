@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from slimcnn import data, models, training
 from slimcnn.data import Augmentation, Split
 from slimcnn.training import Recipe
-from torch import nn
 
 
 @pytest.fixture(scope="module")
