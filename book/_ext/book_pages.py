@@ -50,8 +50,9 @@ def configure(app: Sphinx, config: Config) -> None:
         schemes["colab"] = {"url": notebook}
         if owner != PLACEHOLDER_OWNER and not config.html_baseurl:
             config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
-    else:  # Colab opens notebooks from GitHub only
+    else:  # Colab opens notebooks from GitHub only; other hosts write addresses as GitLab does
         del options["launch_buttons"]["colab_url"]
+        options.setdefault("repository_provider", "gitlab")
     config.myst_url_schemes = schemes
 
 

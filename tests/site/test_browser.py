@@ -60,6 +60,7 @@ class Visit:
 def _open(context, url: str, base_url: str, allowed: set[str], visit: Visit):
     """Open a page with the outside blocked, and note what it says and asks for."""
     page = context.new_page()
+    page.set_default_timeout(90_000)  # ms; a busy machine is no fault of the page
 
     def gate(route) -> None:
         url = route.request.url
@@ -150,7 +151,7 @@ def test_search_finds_a_term(browser, base_url, allowed_outside):
     with browser.new_context(viewport=PHONE) as context:
         url = f"{base_url}search.html?q=roofline"
         tab = _open(context, url, base_url, allowed_outside, visit)
-        tab.wait_for_selector("#search-results li a", timeout=15_000)
+        tab.wait_for_selector("#search-results li a")
         links = tab.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
     assert any("glossary.html" in link for link in links)
     assert visit.console == []
@@ -159,7 +160,8 @@ def test_search_finds_a_term(browser, base_url, allowed_outside):
 def test_root_leads_to_the_home_page(browser, base_url, config, root):
     with browser.new_context() as context:
         tab = context.new_page()
+        tab.set_default_timeout(90_000)
         tab.goto(base_url)
-        tab.wait_for_selector(".hero", timeout=15_000)
+        tab.wait_for_selector(".hero")
         assert tab.url == f"{base_url}book/index.html"
         assert tab.inner_text("h1").startswith(config["title"])

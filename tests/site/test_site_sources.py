@@ -136,6 +136,7 @@ def test_without_github_there_is_no_colab(book_pages, tmp_path):
     )
     assert "colab" not in config.myst_url_schemes
     assert config.html_theme_options["launch_buttons"] == {}
+    assert config.html_theme_options["repository_provider"] == "gitlab"
     assert config.html_baseurl == ""
 
 
