@@ -325,11 +325,17 @@ def test_files_can_be_given_and_missing_ones_are_named(networks, tmp_path):
     onnx = latency.to_onnx(model, example, tmp_path / "student.onnx")
     for path in (onnx, str(onnx)):
         torch.testing.assert_close(latency.onnxruntime(path, example)(), logits)
-    for adapter in (latency.onnxruntime, latency.executorch):
-        with pytest.raises(FileNotFoundError, match=r"there is no file .*absent"):
-            adapter(tmp_path / "absent", example)
-        with pytest.raises(ValueError, match="threads is 0"):
-            adapter(onnx, example, threads=0)
+
+
+@pytest.mark.parametrize(
+    "adapter", [latency.onnxruntime, latency.executorch], ids=["onnxruntime", "executorch"]
+)
+def test_a_missing_file_and_an_impossible_number_of_threads_are_refused(adapter, tmp_path):
+    example = torch.zeros(1, 1, 28, 28)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*absent"):
+        adapter(tmp_path / "absent", example)
+    with pytest.raises(ValueError, match="threads is 0"):
+        adapter(tmp_path / "absent", example, threads=0)
 
 
 def test_onnx_runtime_is_told_the_threads_and_the_provider(networks, tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def test_depthwise_separable_is_a_product_kernel():
     # one dense convolution whose kernel is the product of the two.
     block = models.DepthwiseSeparable(3, 5, stride=2).eval()
     for bn in (block.bn1, block.bn2):
-        bn.eps = 0.0
+        bn.eps = 1e-12
     for conv in (block.depthwise, block.pointwise):
         nn.init.uniform_(conv.weight)
     kernel = block.pointwise.weight * block.depthwise.weight[:, 0][None]

@@ -298,5 +298,5 @@ def test_augmentation_can_be_off(split):
     _, history = fit(model, split, recipe)
     model.train()
     expected = F.cross_entropy(model(data.normalize(split.images)), split.labels)
-    assert history.loss[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert history.loss[0] == pytest.approx(expected.item(), rel=1e-4)
     assert Augmentation() == Recipe().augmentation
