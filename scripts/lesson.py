@@ -21,7 +21,7 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
 # What progress bars and first runs of libraries leave on stderr: nothing of the lesson.
-# The last: log lines, such as "W1124 13:38:46.329000 2646 torch/…", which name this machine's state.
+# The last alternative: log lines of PyTorch, "W1124 13:38:46.329000 2646 torch/…".
 _NOISE = re.compile(
     r"\d+%\||\bit/s\b|\bs/it\b|IProgress not found|from \.autonotebook|font cache"
     r"|^[IWE]\d{4} \d\d:\d\d:\d\d"
