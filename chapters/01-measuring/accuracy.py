@@ -275,8 +275,8 @@ _ = ax.legend()
 # %% [markdown]
 # As trained, the curve lies *above* the diagonal: the network is right more often than
 # it claims. That is the mark of label smoothing, which asks it never to be quite sure.
-# Networks trained without it lie below. Distillation (chapter 4) learns from
-# these probabilities, so it will matter.
+# Networks trained without it usually lie below {cite:p}`guo2017calibration`. Distillation
+# (chapter 4) learns from these probabilities, so it will matter.
 #
 # ### Comparing two networks
 #

@@ -60,11 +60,10 @@ _ = torch.manual_seed(0)
 # ## Measure first
 #
 # The book compresses one network: **ResNet-14**, a small residual network
-# {cite:p}`he2016deep` for the 28×28 grey images of Fashion-MNIST
+# {cite:p}`he2016deep` for the 28×28 gray images of Fashion-MNIST
 # {cite:p}`xiao2017fashion`. Its **student**, built from depthwise-separable convolutions
 # {cite:p}`howard2017mobilenets`, is the small network that one would train instead. Both
-# were trained beforehand, several seeds each; the records of those runs come with the
-# book. We load them before we do anything else, since a saving only means something
+# were trained beforehand; the records of those runs come with the book. We load them before we do anything else, since a saving only means something
 # beside the number it started from.
 
 # %%
@@ -262,7 +261,7 @@ print(f"weights {weights:,} bytes, {weights / peak:.0f} times the peak")
 
 # %% [markdown]
 # For one small image the weights dominate. Activations grow with the batch and with the
-# image's area, weights do not: on a phone's photograph the order turns round, as we see
+# image's area, weights do not: on a phone's photograph the two come close, as we see
 # below. In training, every activation is kept for the backward pass, so the sum counts
 # instead of the peak.
 #
@@ -347,7 +346,7 @@ print(f"{fewer:.1f} times fewer MACs, {faster:.1f} times faster")
 # $$
 # \text{MAC/s} \le \min\left(\text{peak},\; I \cdot \text{bandwidth}\right),
 # \qquad
-# I = \frac{M}{\text{bytes of input} + \text{weights} + \text{output}} .
+# I = \frac{M}{\text{bytes moved}} .
 # $$ (eq-roofline)
 #
 # The two ceilings of the machine we measure as well: a large matrix product for the
@@ -427,10 +426,9 @@ _ = ax.legend()
 # Read it from left to right. The depthwise layers have an intensity near one: each value
 # is read for at most nine multiplications. They run at a small fraction of the processor's peak,
 # and saving MACs there saves next to nothing. ResNet-14's 3×3 layers reuse every value
-# many times and come within reach of the roof: there, fewer MACs do mean less time. And
-# no small layer reaches its roof in eager PyTorch, because each call costs some
-# microseconds before the first multiplication. Runtimes of the next lesson remove part
-# of that.
+# many times and run many times faster: there, fewer MACs do mean less time. No small
+# layer reaches its roof in eager PyTorch, because each call costs some microseconds
+# before the first multiplication. Runtimes of the next lesson remove part of that.
 #
 # **What compression can and cannot buy**, then:
 #
@@ -501,6 +499,8 @@ assert sparse_size == size, "zeros save no byte in a dense file"
 assert 0.5 < sparse_zipped / zipped < 0.75, "gzip finds the zeros"
 assert faster < fewer, "the time falls less than the arithmetic"
 assert max(intensity for intensity, _ in points["student, depthwise"]) < 1.2
+fast = sorted(rate for _, rate in points["ResNet-14"])[len(points["ResNet-14"]) // 2]
+assert fast > 3 * max(rate for _, rate in points["student, depthwise"])
 
 # %% [markdown]
 # ## Your turn
