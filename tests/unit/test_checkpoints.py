@@ -60,7 +60,7 @@ def test_round_trip_is_exact(saved):
     assert unchanged(other, model.state_dict())
 
 
-def refused(path, match, sha256=None, width=0.25):
+def check_refused(path, match, sha256=None, width=0.25):
     model = models.StudentNet(width=width)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=match):
@@ -73,28 +73,28 @@ def test_damaged_files_are_refused_and_the_model_stays_as_it_was(saved):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    refused(path, f"{sha256} expected", sha256)
+    check_refused(path, f"{sha256} expected", sha256)
     path.write_bytes(bytes(content[:100]))
-    refused(path, "not a safetensors file")
+    check_refused(path, "not a safetensors file")
     path.write_bytes(b"")
-    refused(path, "not a safetensors file")
+    check_refused(path, "not a safetensors file")
     path.unlink()
-    refused(path, "make checkpoints")
+    check_refused(path, "make checkpoints")
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_named(saved):
     model, path, _ = saved
     tensors = {k: v.clone() for k, v in model.state_dict().items()}
     save_file({k: v for k, v in tensors.items() if k != "fc.bias"}, path)
-    refused(path, r"fc\.bias is missing")
+    check_refused(path, r"fc\.bias is missing")
     save_file(tensors | {"extra": torch.zeros(1)}, path)
-    refused(path, "extra is unexpected")
+    check_refused(path, "extra is unexpected")
     save_file(tensors | {"fc.bias": torch.zeros(9)}, path)
-    refused(path, r"fc\.bias is \(9,\) float32, the network has \(10,\) float32")
+    check_refused(path, r"fc\.bias is \(9,\) float32, the network has \(10,\) float32")
     save_file(tensors | {"fc.bias": torch.zeros(10, dtype=torch.float64)}, path)
-    refused(path, r"fc\.bias is \(10,\) float64")
+    check_refused(path, r"fc\.bias is \(10,\) float64")
     save_file(tensors, path)
-    refused(path, "and .* more", width=0.5)
+    check_refused(path, "and .* more", width=0.5)
 
 
 def test_recording_replaces_the_same_name_and_seed(monkeypatch, tmp_path):

@@ -8,7 +8,6 @@ epoch ends with the same weights as one that was left alone.
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,15 +16,26 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from slimcnn.data import Augmentation, Batch, Split, batches, epoch_generator, normalize
+from slimcnn.training_run import History, Objective, ResumeError, Run
 
-Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+__all__ = [
+    "History",
+    "Objective",
+    "Recipe",
+    "ResumeError",
+    "best_device",
+    "cross_entropy",
+    "evaluate",
+    "fit",
+    "one_cycle",
+    "predict",
+    "seeded",
+]
 
 
 @dataclass(frozen=True)
@@ -70,27 +80,6 @@ class Recipe:
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)"
         )
         _require(0 <= self.average < 1, "average", self.average, "in [0, 1)")
-
-
-@dataclass
-class History:
-    """What happened in each epoch, in order; lists have one entry an epoch.
-
-    Attributes:
-        loss: mean training loss.
-        train_accuracy: percent, on the augmented images as they were trained on.
-        validation_accuracy: percent, of the averaged weights; empty without a validation split.
-        seconds: wall time.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    train_accuracy: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-
-class ResumeError(RuntimeError):
-    """A training checkpoint cannot continue this run."""
 
 
 def fit(
@@ -141,7 +130,7 @@ def fit(
     )
     steps = -(-len(train) // recipe.batch_size)
     schedule = one_cycle(steps * recipe.epochs, recipe.warmup)
-    run = _Run(model, averaged, optimizer, lambda step: recipe.lr * schedule(step))
+    run = Run(model, averaged, optimizer, lambda step: recipe.lr * schedule(step))
     identity = json.dumps(
         {"recipe": asdict(recipe), "seed": seed, "images": len(train)}, sort_keys=True
     )
@@ -250,90 +239,6 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-@dataclass
-class _Run:
-    """The moving parts of a training run, and how they go to a file and come back."""
-
-    model: nn.Module
-    averaged: AveragedModel
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    step: int = 0
-    history: History = field(default_factory=History)
-
-    def epoch(self, stream: Iterator[Batch], objective: Objective, bar: tqdm) -> None:
-        self.model.train()
-        # Sums stay on the device: reading them every step would make a GPU wait.
-        loss_sum = correct = torch.zeros((), device=next(self.model.parameters()).device)
-        count = 0
-        for batch in stream:
-            images = batch.images.contiguous(memory_format=torch.channels_last)
-            loss, logits = objective(self.model, batch._replace(images=images))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            self.step += 1
-            self.averaged.update_parameters(self.model)
-            loss_sum = loss_sum + loss.detach() * len(batch.labels)
-            correct = correct + (logits.detach().argmax(1) == batch.labels).sum()
-            count += len(batch.labels)
-            bar.update()
-        self.history.loss.append(loss_sum.item() / count)
-        self.history.train_accuracy.append(100 * correct.item() / count)
-
-    def save(self, path: Path, identity: str, epochs_done: int) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if v is not None}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        progress = {
-            "epochs_done": epochs_done,
-            "step": self.step,
-            "history": asdict(self.history),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"run": identity, "progress": json.dumps(progress)})
-        os.replace(partial, path)  # a kill leaves the old file or the new one, never half
-
-    def resume(self, path: Path, identity: str) -> int:
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise ResumeError(f"{path} is damaged ({error}); delete it to start anew") from error
-        if metadata.get("run") != identity:
-            raise ResumeError(
-                f"{path} belongs to another run: it holds {metadata.get('run')}, this run is"
-                f" {identity}. Delete it or name another checkpoint."
-            )
-        progress = json.loads(metadata["progress"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = tensor
-        try:
-            self.model.load_state_dict(_without_prefix(tensors, "model."))
-            self.averaged.load_state_dict(_without_prefix(tensors, "averaged."))
-        except RuntimeError as error:
-            raise ResumeError(f"{path} does not fit this network: {error}") from error
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
-        self.history = History(**progress["history"])
-        self.step = progress["step"]
-        return progress["epochs_done"]
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
