@@ -19,7 +19,8 @@ from slimcnn.training import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "baselines.jsonl"
 
-# Chosen on validation: see results/recipe-screen.jsonl and scripts/screen_recipes.py.
+# Provisional: set by experience, and compared on validation by scripts/screen_recipes.py, whose
+# runs are not complete (results/recipe-screen.jsonl). The test set chose nothing.
 RESNET14 = Recipe(epochs=30, augmentation=Augmentation(erase=0.5))
 STUDENT = Recipe(epochs=15)
 UNSMOOTHED = Recipe(epochs=30, augmentation=Augmentation(erase=0.5), label_smoothing=0.0)
