@@ -60,8 +60,8 @@ for record in report.load_records("baselines"):
     print(f"{record.model:20} seed {record.seed}  {record.accuracy:.2f} % on test")
 
 # %% [markdown]
-# The runs of one recipe differ by tenths of a point. Anything that a technique changes
-# has to be seen against that.
+# Another seed would have given another number {cite:p}`bouthillier2021accounting`, and so
+# would other test images. Anything that a technique changes has to be seen against both.
 #
 # ## The idea
 #
@@ -223,8 +223,7 @@ for k in counts.argsort(descending=True)[:4].tolist():
     print(f"{counts[k].item():4} of {len(pairs)} errors: {true} taken for {predicted}")
 
 # %% [markdown]
-# Shirts carry much of the error; at 28×28 pixels people confuse them with T-shirts,
-# pullovers and coats too. A compressed network that keeps the mean accuracy may still
+# Shirts carry much of the error: they are taken for T-shirts and coats. A compressed network that keeps the mean accuracy may still
 # have sacrificed one class, so later chapters look at the change class by class.
 #
 # ### Is its confidence right?
@@ -332,7 +331,8 @@ print(metrics.paired_bootstrap(right["ResNet-14"], right["noisy"]))
 #
 # The image is not the only thing that is drawn: so is the seed. A technique that helped
 # seed 0 may not help seed 1. With several seeds of both candidates we resample both,
-# seeds *and* images. Stored predictions of all trained baselines let us do it here.
+# seeds *and* images. Stored predictions let us do it without training again. The first
+# line of the output says how many seeds there are; with one, only images are resampled.
 
 # %%
 stored = {
@@ -345,8 +345,8 @@ print(f"ResNet-14 - student: {paired.difference:.2f} points", end=" ")
 print(f"({paired.low:.2f} to {paired.high:.2f})")
 
 # %% [markdown]
-# This interval, over seeds and images, is what later chapters print beside a gain or a
-# loss. Bouthillier and colleagues measured how much each source contributes in real
+# This interval, over all seeds and images, is what later chapters print beside a gain or
+# a loss. Bouthillier and colleagues measured how much each source contributes in real
 # benchmarks, and found that ignoring seeds makes many published gains look more certain
 # than they are {cite:p}`bouthillier2021accounting`.
 #
