@@ -31,11 +31,6 @@ VARIANTS: dict[tuple[str, str], tuple[Recipe, int]] = {
     ("student", "with erasing"): (Recipe(epochs=12, augmentation=ERASING), 5),
     ("student", "weight decay 1e-4"): (Recipe(epochs=12, weight_decay=1e-4), 5),
     ("student", "lr 0.5"): (Recipe(epochs=12, lr=0.5), 5),
-    ("resnet14", "with erasing"): (Recipe(epochs=12, augmentation=ERASING), 13),
-    ("resnet14", "with erasing, lr 0.4"): (
-        Recipe(epochs=12, lr=0.4, augmentation=ERASING),
-        13,
-    ),
 }
 
 
@@ -84,6 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # A stopped sweep ends at once: the last finished epoch is on disk already.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report.provenance()  # the commit this process started from, whatever changes later
     records = report.load_records(RECORDS) if RECORDS.exists() else []
     done = {(r.model, r.settings["variant"]): r for r in records}
     for (model_name, variant), (_, minutes) in VARIANTS.items():

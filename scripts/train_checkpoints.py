@@ -94,6 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # A stopped training ends at once: the last finished epoch is on disk already.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report.provenance()  # the commit this process started from, whatever changes later
     there = {(e.name, e.seed): e for e in checkpoints.entries() if e.path.exists()}
     for (name, seed), (_, _, minutes) in RUNS.items():
         entry = there.get((name, seed))

@@ -27,11 +27,12 @@ def provenance(command: str | None = None) -> dict:
 
     Returns:
         A dictionary as the schema wants it. `commit` is None outside a git checkout, and
-        ends in "+dirty" if code or data differ from the commit.
+        ends in "+dirty" if code or data differ from the commit. It is looked up once a
+        process: what is edited, or written by the run itself, afterwards did not run.
     """
     return {
         "command": command or _command_line(),
-        "commit": _commit(checkout()),
+        "commit": _commit_of_process(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
@@ -62,6 +63,11 @@ def cpu_name() -> str:
 def checkout() -> Path:
     """The root of the checkout that the package runs from; elsewhere, some other folder."""
     return Path(__file__).resolve().parents[2]
+
+
+@cache
+def _commit_of_process() -> str | None:
+    return _commit(checkout())
 
 
 def _commit(root: Path) -> str | None:
