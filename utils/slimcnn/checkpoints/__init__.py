@@ -44,7 +44,7 @@ class Entry:
         arguments: what the network's class is called with.
         recipe: how it was trained.
         validation_accuracy, test_accuracy: percent.
-        minutes: wall time of the training.
+        minutes: how long the training takes: the median epoch's wall time, times the epochs.
         command, commit, versions: what made the file.
     """
 

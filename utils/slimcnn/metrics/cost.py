@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slimcnn.metrics._formulas import operation_macs
-from slimcnn.metrics._trace import ModelInput, Recorder, run, tensors
+from slimcnn.tracing import ModelInput, Recorder, run, tensors
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from slimcnn.metrics._trace import ModelInput, Recorder, run, tensors
+from slimcnn.tracing import ModelInput, Recorder, run, tensors
 
 
 def peak_activation_bytes(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) -> int:

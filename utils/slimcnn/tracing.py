@@ -1,6 +1,6 @@
 """Run a model once, undisturbed, and see every primitive operation that it performs.
 
-The two counters of the package (`cost` and `memory`) are built on this: PyTorch hands
+The counters of `slimcnn.metrics` (`cost` and `memory`) are built on this: PyTorch hands
 each operation to a `Recorder` after composite ones (a linear layer on a sequence, an
 `einsum`, an attention function) have been broken into convolutions, matrix products and
 elementwise operations. So nothing is missed because it is not a module.
