@@ -38,7 +38,9 @@ class Recorder(TorchDispatchMode):
         """See one operation, such as "aten::convolution", and what it returned."""
         raise NotImplementedError
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         # Composite operations usually arrive in parts already; in inference mode they do not.
         with self:

@@ -21,13 +21,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from slimcnn.data import Augmentation, Batch, Split, batches, epoch_generator, normalize
-from slimcnn.training_run import History, Objective, ResumeError, Run
+from slimcnn.training_run import History, Objective, ResumeError, Run, StepHook
 
 __all__ = [
     "History",
     "Objective",
     "Recipe",
     "ResumeError",
+    "StepHook",
     "best_device",
     "cross_entropy",
     "evaluate",
@@ -90,6 +91,7 @@ def fit(
     seed: int,
     validation: Split | None = None,
     objective: Objective | None = None,
+    before_step: StepHook | None = None,
     device: torch.device | str | None = None,
     checkpoint: Path | str | None = None,
     progress: bool = True,
@@ -105,6 +107,9 @@ def fit(
         validation: evaluated after each epoch for the history; nothing is chosen by it.
         objective: (model, batch) → (loss, logits); cross-entropy with the recipe's label
             smoothing unless another is given.
+        before_step: (model, batch, step) → None, called before each step, counted from 0
+            over the whole training; it may change the network in training (gradual pruning).
+            The recipe's `average` must be 0 then: an average over a changing network is none.
         device: one device, as in `torch.device`; the best that is there if None.
         checkpoint: a file written after each epoch. If it exists and belongs to this run
             the training continues from it; it can be deleted once `fit` has returned.
@@ -112,10 +117,15 @@ def fit(
 
     Raises:
         ResumeError: `checkpoint` belongs to another run or is damaged.
-        ValueError: the training split is empty.
+        ValueError: the training split is empty, or `before_step` meets weight averaging.
     """
     if len(train) == 0:
         raise ValueError("the training split is empty")
+    if before_step is not None and recipe.average > 0:
+        raise ValueError(
+            f"before_step changes the network, and the recipe averages weights over"
+            f" time (average={recipe.average}); use a recipe with average=0"
+        )
     device = torch.device(device) if device is not None else best_device()
     objective = objective or cross_entropy(recipe.label_smoothing)
     model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
@@ -153,7 +163,7 @@ def fit(
                     augmentation=recipe.augmentation,
                     device=device,
                 )
-                run.epoch(stream, objective, bar)
+                run.epoch(stream, objective, bar, before_step)
             if validation is not None:
                 run.history.validation_accuracy.append(evaluate(averaged.module, validation))
             run.history.seconds.append(time.perf_counter() - began)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from slimcnn.data import Batch
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+StepHook = Callable[[nn.Module, Batch, int], None]
 
 
 @dataclass
@@ -54,14 +55,23 @@ class Run:
     step: int = 0
     history: History = field(default_factory=History)
 
-    def epoch(self, stream: Iterator[Batch], objective: Objective, bar: tqdm) -> None:
+    def epoch(
+        self,
+        stream: Iterator[Batch],
+        objective: Objective,
+        bar: tqdm,
+        before_step: StepHook | None = None,
+    ) -> None:
         self.model.train()
         # Sums stay on the device: reading them every step would make a GPU wait.
         loss_sum = correct = torch.zeros((), device=next(self.model.parameters()).device)
         count = 0
         for batch in stream:
             images = batch.images.contiguous(memory_format=torch.channels_last)
-            loss, logits = objective(self.model, batch._replace(images=images))
+            batch = batch._replace(images=images)
+            if before_step is not None:
+                before_step(self.model, batch, self.step)
+            loss, logits = objective(self.model, batch)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(self.step)
             self.optimizer.zero_grad(set_to_none=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from slimcnn.metrics._formulas import operation_macs
 from slimcnn.tracing import ModelInput, Recorder, run, tensors
@@ -109,8 +110,9 @@ def count_parameters(model: nn.Module) -> int:
 def count_nonzeros(model: nn.Module) -> int:
     """How many parameters are not zero; −0.0 is zero, NaN is not.
 
-    A parameter that `torch.nn.utils.prune` masks (`weight_orig` with `weight_mask`) counts
-    as the network sees it: masked. Chapter 1, Measuring: cost.
+    A parameter that `torch.nn.utils.prune` masks (`weight_orig` with `weight_mask`), or a
+    parametrization such as that of `slimcnn.masking`, counts as the network sees it: masked.
+    Chapter 1, Measuring: cost.
     """
     seen: set[int] = set()
     return sum(_parameters_of(module, seen)[1] for module in model.modules())
@@ -229,6 +231,9 @@ def _parameters_of(module: nn.Module, seen: set[int]) -> tuple[int, int]:
         seen.add(id(parameter))
         total += parameter.numel()
         values = parameter.detach()
+        if isinstance(module, ParametrizationList) and name == "original":
+            weight = module().detach()  # as the network sees it
+            values = weight if weight.shape == values.shape else values
         mask = getattr(module, name.removesuffix("_orig") + "_mask", None)
         if name.endswith("_orig") and isinstance(mask, Tensor):
             values = values * mask

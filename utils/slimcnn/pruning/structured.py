@@ -1,0 +1,224 @@
+"""Remove channels for real: a smaller network, with smaller tensors.
+
+`mask_channels` writes zeros where channels go, `shrink` cuts the tensors; both networks
+compute the same. Chapter 2 (Pruning: structured).
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from slimcnn.checkpoints import CheckpointError, load_weights_
+from slimcnn.pruning.graph import UnprunableError
+from slimcnn.pruning.groups import ChannelGroups
+from slimcnn.tracing import ModelInput, example_inputs, tensors, undisturbed
+
+# Largest difference between the masked and the smaller network, of the largest output: sums of
+# the same float32 numbers in another order differ by less, a channel in a wrong place by more.
+_TOLERANCE = 1e-3
+
+
+def mask_channels(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `model` in which the channels that are not kept are zero for every reader.
+
+    Filters, biases, the scale and shift of each norm that follows are zero, and so are the
+    inputs of the filters that read the channel: an activation that makes something else of
+    zero (a sigmoid) cannot bring it back. The tensors keep their shapes, the zeros do not
+    survive training (see `apply_masks` for that).
+
+    Args:
+        model: the network that `groups` were found for; it is not changed.
+        groups: from `find_groups`.
+        keep: for each group that loses channels, its name and a bool tensor (channels,),
+            True where a channel stays.
+
+    Raises:
+        KeyError, TypeError, ValueError: `keep` names no group, is no bool tensor, has another
+            size, or keeps nothing.
+
+    Chapter 2, Pruning: structured.
+    """
+    _check(model, groups, keep)
+    masked = copy.deepcopy(model)
+    state = dict([*masked.named_parameters(), *masked.named_buffers()])
+    with torch.no_grad():
+        for name, kept in keep.items():
+            for member in groups[name].members:
+                if member.role != "statistic":
+                    tensor = state[member.tensor]
+                    gone = member.indices[~kept.cpu()].flatten().to(tensor.device)
+                    tensor.index_fill_(member.dim, gone, 0.0)
+    return masked
+
+
+def shrink(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> nn.Module:
+    """A smaller copy of `model`, without the channels that are not kept.
+
+    It computes what `mask_channels` computes, and that is checked on the example of the groups
+    (with random numbers in it). Arguments and errors are those of `mask_channels`; moreover
+
+    Raises:
+        UnprunableError: the smaller network does not run or computes something else, for
+            instance since its code writes a number of channels down.
+
+    Chapter 2, Pruning: structured.
+    """
+    _check(model, groups, keep)
+    gone: dict[str, dict[int, Tensor]] = {}
+    for name, kept in keep.items():
+        for member in groups[name].members:
+            stays = gone.setdefault(member.tensor, {}).setdefault(
+                member.dim, torch.ones(groups.shapes[member.tensor][member.dim], dtype=torch.bool)
+            )
+            stays[member.indices[~kept.cpu()].flatten()] = False
+    smaller = copy.deepcopy(model)
+    _replace_(
+        smaller,
+        {
+            tensor: lambda old, dims=dims: _select(old, dims)  # a default binds the loop's value
+            for tensor, dims in gone.items()
+        },
+    )
+    _verify(smaller, mask_channels(model, groups, keep), groups.example)
+    return smaller
+
+
+def load_pruned(model: nn.Module, path: Path | str, *, sha256: str | None = None) -> nn.Module:
+    """A copy of `model` cut to the shapes of a weights file, with its weights, in eval mode.
+
+    `save_weights` of a network that `shrink` made writes such a file: the shapes say which
+    channels are left, and the weights are all that is needed.
+
+    Args:
+        model: the network before pruning, any weights; it is not changed.
+        path: a safetensors file.
+        sha256: its expected checksum; not checked if None.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is no pruned version of `model`.
+
+    Chapter 2, Pruning: structured.
+    """
+    path = Path(path)
+    smaller = copy.deepcopy(model)
+    shapes: dict[str, list[int]] = {}
+    if path.is_file():
+        try:
+            with safe_open(path, "pt") as file:
+                shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    state = dict([*model.named_parameters(), *model.named_buffers()])
+    fits = {
+        name: shape
+        for name, shape in shapes.items()
+        if name in state
+        and len(shape) == state[name].ndim
+        and all(0 < small <= full for small, full in zip(shape, state[name].shape, strict=True))
+    }
+    _replace_(
+        smaller,
+        {name: lambda old, s=tuple(shape): old.new_zeros(s) for name, shape in fits.items()},
+    )
+    load_weights_(smaller, path, sha256=sha256)
+    return smaller.eval()
+
+
+def _select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    for dim, mask in kept.items():
+        tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+    return tensor
+
+
+def _replace_(model: nn.Module, changes: Mapping) -> None:
+    """Put changed tensors in the place of the named ones, under each of their names."""
+    state = dict([*model.named_parameters(), *model.named_buffers()])
+    new: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for name, change in changes.items():
+            old = state[name]
+            tensor = change(old.detach()).clone()
+            if isinstance(old, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            new[id(old)] = tensor
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if id(tensor) in new:
+                    own[name] = new[id(tensor)]
+        _match_attributes_(module)
+
+
+def _match_attributes_(module: nn.Module) -> None:
+    """Make the numbers that a layer says of itself those of its tensors."""
+    if isinstance(module, _ConvNd):
+        first, second = module.weight.shape[:2]
+        depthwise = module.groups > 1 and module.groups == module.in_channels
+        if isinstance(module, _ConvTransposeNd):
+            module.groups = first if depthwise else module.groups
+            module.in_channels, module.out_channels = first, second * module.groups
+        else:
+            if depthwise:
+                module.groups = first * module.groups // module.out_channels
+            module.in_channels, module.out_channels = second * module.groups, first
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _NormBase):
+        for tensor in (module.weight, module.running_mean):
+            if tensor is not None:
+                module.num_features = tensor.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+def _check(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> None:
+    shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    if shapes != groups.shapes:
+        raise ValueError("these groups were found for another network; call find_groups on this")
+    for name, kept in keep.items():
+        group = groups[name]
+        if not isinstance(kept, Tensor) or kept.dtype != torch.bool:
+            kind = kept.dtype if isinstance(kept, Tensor) else type(kept).__name__
+            raise TypeError(f"keep[{name!r}] is {kind}; a bool tensor is needed, True = stays")
+        if kept.shape != (group.size,):
+            raise ValueError(
+                f"keep[{name!r}] has shape {tuple(kept.shape)}; the group has {group.size} channels"
+            )
+        if not kept.any():
+            raise ValueError(f"keep[{name!r}] keeps no channel; at least one must stay")
+
+
+def _verify(smaller: nn.Module, masked: nn.Module, example: ModelInput) -> None:
+    """Raise unless both networks compute the same of random inputs shaped like the example."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(
+        torch.randn(t.shape, generator=generator).to(t) if t.is_floating_point() else t
+        for t in example_inputs(masked, example)
+    )
+    with undisturbed(masked):
+        expected = tensors(masked(*inputs))
+    try:
+        with undisturbed(smaller):
+            found = tensors(smaller(*inputs))
+    except Exception as error:
+        raise UnprunableError(
+            f"the smaller network does not run ({error}); its code seems to write a number of"
+            " channels down. The given network is left as it was."
+        ) from error
+    for a, b in zip(found, expected, strict=True):
+        same = a.shape == b.shape
+        if same and b.numel():
+            scale = b.abs().max().clamp(min=1e-6)
+            same = bool(((a - b).abs().max() <= _TOLERANCE * scale) | ~torch.isfinite(scale))
+        if not same:
+            raise UnprunableError(
+                "the smaller network computes something else than the masked one: its code does"
+                " something with channels that cannot be followed. The given network is left as"
+                " it was."
+            )
