@@ -29,13 +29,13 @@ UNSMOOTHED = Recipe(epochs=30, augmentation=Augmentation(erase=0.5), label_smoot
 
 # (checkpoint, seed): network, recipe, minutes on two cores; the order is the order of need.
 RUNS: dict[tuple[str, int], tuple[str, Recipe, int]] = {
-    ("resnet14", 0): ("resnet14", RESNET14, 30),
-    ("student", 0): ("student", STUDENT, 14),
-    ("resnet14", 1): ("resnet14", RESNET14, 30),
-    ("resnet14", 2): ("resnet14", RESNET14, 30),
-    ("student", 1): ("student", STUDENT, 14),
-    ("student", 2): ("student", STUDENT, 14),
-    ("resnet14-unsmoothed", 0): ("resnet14", UNSMOOTHED, 30),
+    ("resnet14", 0): ("resnet14", RESNET14, 32),
+    ("student", 0): ("student", STUDENT, 17),
+    ("resnet14", 1): ("resnet14", RESNET14, 32),
+    ("student", 1): ("student", STUDENT, 17),
+    ("resnet14", 2): ("resnet14", RESNET14, 32),
+    ("student", 2): ("student", STUDENT, 17),
+    ("resnet14-unsmoothed", 0): ("resnet14", UNSMOOTHED, 32),
 }
 
 
