@@ -1,4 +1,4 @@
-"""Puts the committed records, results/*.json and *.jsonl, into the wheel as slimcnn/records/.
+"""Puts the committed records and predictions of results/ into the wheel as slimcnn/records/.
 
 Everything else about the package stands in pyproject.toml. A checkout installed with
 `pip install -e .` needs no copy: there the package reads results/ itself.
@@ -19,8 +19,9 @@ class BuildWithRecords(build_py):
             return
         target = Path(self.build_lib, "slimcnn", "records")
         self.mkpath(str(target))
-        for record in sorted(Path("results").glob("*.json*")):
-            self.copy_file(str(record), str(target / record.name))
+        for pattern in ("*.json*", "*-predictions.safetensors"):
+            for record in sorted(Path("results").glob(pattern)):
+                self.copy_file(str(record), str(target / record.name))
 
 
 setup(cmdclass={"build_py": BuildWithRecords})

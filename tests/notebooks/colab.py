@@ -35,8 +35,9 @@ def copy_of_tree(folder: Path, root: Path = ROOT) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(root / "utils", folder / "utils", ignore=ignored)
     (folder / "results").mkdir()
-    for record in (root / "results").glob("*.json*"):
-        shutil.copy2(record, folder / "results")
+    for record in (root / "results").iterdir():
+        if record.is_file():
+            shutil.copy2(record, folder / "results")
     return folder
 
 

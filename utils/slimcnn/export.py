@@ -26,6 +26,7 @@ _INSTALL = {
     "onnx": 'pip install "slimcnn[onnx]"',
     "onnxscript": 'pip install "slimcnn[onnx]"',
     "onnxruntime": 'pip install "slimcnn[onnx]"',
+    "scipy": 'pip install "slimcnn[sparse]"',
     "executorch": "pip install executorch (it asks for one torch version: look before you do)",
 }
 

@@ -54,9 +54,12 @@ def set_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         module_name, _, attribute = name.rpartition(".")
         try:
             module = model.get_submodule(module_name)
-            weight = getattr(module, attribute)
-        except AttributeError as error:
-            raise KeyError(f"the network has no parameter {name!r}") from error
+        except AttributeError:
+            module = nn.Module()  # has no parameter of any name
+        masked = parametrize.is_parametrized(module, attribute)
+        weight = getattr(module, attribute) if masked else module._parameters.get(attribute)
+        if weight is None:
+            raise KeyError(f"the network has no parameter {name!r}")
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"the mask of {name!r} is {kind}; a bool tensor is needed")

@@ -22,6 +22,7 @@ from slimcnn.record import (
     RecordedLatency,
     RecordError,
     append_record,
+    load_predictions,
     load_records,
     save_records,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Summary",
     "Table",
     "append_record",
+    "load_predictions",
     "load_records",
     "measure_model",
     "pareto_front",

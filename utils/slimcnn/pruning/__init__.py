@@ -40,7 +40,7 @@ from slimcnn.pruning.scores import (
     taylor,
 )
 from slimcnn.pruning.sensitivity import channel_sensitivity, damage_curves, weight_sensitivity
-from slimcnn.pruning.structured import load_pruned, mask_channels, shrink
+from slimcnn.pruning.structured import load_pruned, mask_channels, permute_channels, shrink
 
 __all__ = [
     "ChannelGroups",
@@ -74,6 +74,7 @@ __all__ = [
     "mask_of",
     "masks_of",
     "one_shot",
+    "permute_channels",
     "random",
     "recalibrate",
     "set_masks_",

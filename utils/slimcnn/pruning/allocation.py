@@ -8,7 +8,7 @@ budget asks for. Chapter 2 (Pruning: structured).
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import gcd, prod
+from math import gcd, isnan, lcm, prod
 from typing import Literal
 
 import torch
@@ -32,9 +32,10 @@ class Cost:
 def cost(groups: ChannelGroups, counts: Mapping[str, int] | None = None) -> Cost:
     """MACs, parameters and bytes of tensors if each group keeps `counts[name]` channels.
 
-    Nothing is built: sizes follow from the shapes. MACs equal `metrics.count_macs` of the
-    network that `shrink` makes; bytes are those of parameters and buffers, without the header
-    of a file.
+    Nothing is built: sizes follow from the shapes. MACs are those of convolutions and linear
+    layers; they equal `metrics.count_macs` of the network that `shrink` makes, unless it
+    multiplies matrices of its own (attention). Bytes are those of parameters and buffers,
+    without the header of a file.
 
     Args:
         groups: from `find_groups`.
@@ -84,8 +85,8 @@ def allocate(
             fell: what a larger fraction spares, a smaller one does not cost.
         budget: what may be left, as a fraction of the whole network's `resource`, in (0, 1].
         resource: "macs", "parameters" or "bytes" (of the tensors).
-        round_to: keep multiples of this many channels, or all of a group: many kernels are
-            fast only for multiples of 8 or 16.
+        round_to: let each layer of a group keep a multiple of this many channels, or all: many
+            kernels are fast only for multiples of 8 or 16.
 
     Returns:
         For each name in `damage`, how many channels to keep.
@@ -107,7 +108,10 @@ def allocate(
     for name, function in damage.items():
         size, worst, price[name] = groups[name].size, float("-inf"), []
         for count in steps[name]:
-            worst = max(worst, float(function(1 - count / size)))
+            found = float(function(1 - count / size))
+            if isnan(found):
+                raise ValueError(f"the damage of group {name!r} is NaN at {1 - count / size:.3f}")
+            worst = max(worst, found)
             price[name].append(worst)
 
     whole = getattr(cost(groups), resource)
@@ -134,7 +138,7 @@ def allocate(
             high = middle
         else:
             low = middle + 1
-    choice = at(levels[low])
+    choice = at(levels[low]) if levels else {}
 
     def share(name: str) -> float:
         return steps[name][choice[name]] / groups[name].size
@@ -158,8 +162,8 @@ def keep_best(
     Equal scores: the first channels stay. See `group_scores` for `scores`.
 
     Raises:
-        KeyError, ValueError: a group is unknown, scores have another size, a count is
-            impossible.
+        KeyError, ValueError: a group is unknown, scores have another size or are NaN, a count
+            is impossible.
     """
     keep = {}
     for name, count in counts.items():
@@ -168,6 +172,8 @@ def keep_best(
             raise ValueError(f"scores of {name!r} have shape {tuple(values.shape)}, not ({size},)")
         if not 1 <= count <= size:
             raise ValueError(f"group {name!r} cannot keep {count} of {size} channels")
+        if values.isnan().any():
+            raise ValueError(f"a score of {name!r} is NaN; nothing can be ranked by it")
         order = values.argsort(descending=True, stable=True)
         keep[name] = torch.zeros(size, dtype=torch.bool)
         keep[name][order[:count].cpu()] = True
@@ -176,6 +182,6 @@ def keep_best(
 
 def _steps(group: Group, round_to: int) -> list[int]:
     """The counts that a group may keep, all of them first."""
-    a_channel = max(m.indices.shape[1] for m in group.of_role("producer"))
-    step = round_to // gcd(round_to, a_channel)
+    at_once = {m.indices.shape[1] for m in group.of_role("producer")}  # of a layer's channels
+    step = lcm(*(round_to // gcd(round_to, channels) for channels in at_once))
     return [group.size, *range((group.size - 1) // step * step, 0, -step)]

@@ -24,15 +24,17 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 250) -> nn.M
     Args:
         model: it is not changed; without batch norm the copy is just a copy.
         images: uint8 training images, shape (N, C, H, W), N at least 2.
-        batch_size: images a batch; a last batch of fewer than 2 images is left out.
+        batch_size: images a batch, at least 2; a last batch of a single image is left out.
 
     Raises:
-        ValueError: fewer than 2 images.
+        ValueError: fewer than 2 images, in all or a batch.
 
     Chapter 2, Pruning: magnitude.
     """
     if len(images) < 2:
         raise ValueError(f"there are {len(images)} images; statistics need at least 2")
+    if batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size}; it must be 2 or more")
     model = copy.deepcopy(model).eval()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -60,11 +62,11 @@ def slimming_objective(strength: float, base: Objective | None = None) -> Object
         base: the objective to add it to; cross-entropy if None.
 
     Raises:
-        ValueError: λ is negative.
+        ValueError: λ is negative or NaN.
 
     Chapter 2, Pruning: structured.
     """
-    if strength < 0:
+    if not strength >= 0:  # nor NaN
         raise ValueError(f"strength is {strength}; it must be 0 or more")
     base = base or cross_entropy()
 

@@ -48,7 +48,7 @@ class Slices:
         tensor: its name, as in `named_parameters` and `named_buffers`.
         dim: the dimension that channels index.
         role: "producer" (filters and biases), "consumer" (the inputs of a filter), "norm"
-            (scale and shift) or "statistic" (running mean and variance).
+            (scale and shift) or "statistic" (running mean and variance, divisors).
         labels: shape (size of `dim`,).
     """
 
@@ -131,6 +131,9 @@ class _Tracer(TorchFunctionMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         self.seen.update(id(t) for t in tensors)
         known = [t for t in tensors if t in self.labels]
+        rule = _rules().get(_name(func))
+        if not known and rule in (_unary, _elementwise, _move, _view, _cut):
+            known = [t for t in tensors if self._label_vector(t)]
         # In-place functions change a tensor, so the labels of the inputs are taken before.
         before = [self.labels[t] for t in known]
         result = func(*args, **kwargs)
@@ -144,15 +147,34 @@ class _Tracer(TorchFunctionMode):
             if any(id(t) in self.names for t in tensors):
                 self._set(outputs, [_fixed(t.shape) for t in outputs])
             return result
-        rule = _rules().get(_name(func))
         if rule is not None:
             call = _Call(self, func, args, kwargs, outputs)
-            self._set(outputs, rule(call))
+            try:
+                self._set(outputs, rule(call))
+            except UnprunableError:
+                raise
+            except Exception as error:
+                self._refuse(func, f"its rule does not know this use of it ({error})")
         elif all(bool((compact(labels) <= FIXED).all()) for labels in before):
             self._set(outputs, [_fixed(t.shape) for t in outputs])
         else:
             self._refuse(func)
         return result
+
+    def _label_vector(self, tensor: Tensor) -> bool:
+        """Label a weight or buffer that is a vector, whatever its dimensions of size 1.
+
+        The network reshapes it or computes something of it before it meets an activation, to
+        whose channels its own are tied then.
+        """
+        long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+        if id(tensor) not in self.names or len(long) != 1:
+            return False
+        ids = self.trace.ties.fresh(tensor.shape[long[0]])
+        self.labels[tensor] = _spread(ids, long[0], tensor.shape)
+        role = "norm" if isinstance(tensor, nn.Parameter) else "statistic"
+        self.note(tensor, long[0], role, ids)
+        return True
 
     def _set(self, outputs: list[Tensor], labels: list[Tensor]) -> None:
         for tensor, label in zip(outputs, labels, strict=True):
@@ -172,10 +194,16 @@ class _Tracer(TorchFunctionMode):
 
     def note(self, tensor: Tensor | None, dim: int, role: str, labels: Tensor) -> None:
         """Index i of dimension `dim` of this weight or buffer belongs to channel labels[i]."""
-        if tensor is None or id(tensor) not in self.names:
+        slices, ties = self.trace.slices, self.trace.ties
+        if tensor is None:
+            return
+        if id(tensor) not in self.names:
+            if tensor in self.labels:  # computed from a weight
+                ties.tie(along(self.labels[tensor], dim, ties), labels)
+            else:  # a constant, which cannot be cut
+                ties.fix(labels)
             return
         name = self.names[id(tensor)]
-        slices, ties = self.trace.slices, self.trace.ties
         if (name, dim) in slices:  # a shared weight: both uses speak of the same channels
             ties.tie(slices[name, dim].labels, labels)
         else:
@@ -192,11 +220,13 @@ class _ModuleNames:
         self._handles = []
         for name, module in self._model.named_modules():
             enter = module.register_forward_pre_hook(self._enter(name), prepend=True)
-            leave = module.register_forward_hook(lambda *_: self._stack.pop() and None)
-            self._handles += [enter, leave]
+            self._handles += [enter, module.register_forward_hook(self._leave)]
 
     def _enter(self, name: str) -> Callable:
         return lambda *_: self._stack.append(name)
+
+    def _leave(self, *_: object) -> None:
+        self._stack.pop()  # and return None: anything else would replace the output
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
@@ -231,11 +261,11 @@ class _Call:
         found = self.tracer.labels.get(tensor)
         return torch.tensor(NONE).expand(tensor.shape) if found is None else found
 
-    def on_labels(self) -> list[Tensor]:
-        """The function itself, run on the labels of its tensors."""
+    def on_labels(self, only: Tensor | None = None) -> list[Tensor]:
+        """The function itself, run on the labels of its tensors, or of one of them only."""
 
         def replaced(value: Any) -> Any:
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or (only is not None and value is not only):
                 return value
             if value in self.tracer.labels:
                 return self.tracer.labels[value]
@@ -274,12 +304,17 @@ def _unary(call: _Call) -> list[Tensor]:
 def _elementwise(call: _Call) -> list[Tensor]:
     """Numbers that meet are of one channel; a weight or buffer that meets them follows."""
     shape = call.shape
-    result = torch.tensor(NONE).expand(shape)
     tensors = [t for t in tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)]
-    for tensor in tensors:
-        if tensor not in call.tracer.labels:
+    known = [t for t in tensors if t in call.tracer.labels]
+    wide = {d for t in known for d in varying_dims(call.labels(t).expand(shape))}
+    result = torch.tensor(NONE).expand(shape)
+    for tensor in known:
+        labels = call.labels(tensor)
+        sizes = [1] * (len(shape) - tensor.ndim) + list(tensor.shape)
+        if wide and all(sizes[dim] == 1 for dim in wide):
+            call.ties.fix(labels)  # one channel meets many: they do without each other, not it
             continue
-        small = compact(call.labels(tensor).expand(shape))
+        small = compact(labels.expand(shape))
         call.ties.tie(compact(result), small)
         a, b = torch.broadcast_tensors(compact(result), small)
         result = torch.where(a == NONE, b, a)
@@ -287,14 +322,13 @@ def _elementwise(call: _Call) -> list[Tensor]:
             if result.shape[dim] != size:
                 result = result.narrow(dim, 0, 1)
         result = result.expand(shape)
+    # A weight that is zero must not become a divisor.
+    role = "statistic" if _name(call.func) in _DIVISION else "norm"
     for tensor in tensors:
         offset = len(shape) - tensor.ndim
         for dim, size in enumerate(tensor.shape):
-            if size > 1 and id(tensor) in call.tracer.names:
-                varies = result.stride(dim + offset) != 0
-                if varies:
-                    ids = along(result, dim + offset, call.ties)
-                    call.tracer.note(tensor, dim, "norm", ids)
+            if tensor not in call.tracer.labels and size > 1 and dim + offset in wide:
+                call.tracer.note(tensor, dim, role, along(result, dim + offset, call.ties))
     return [result.expand(out.shape) for out in call.outputs]
 
 
@@ -305,24 +339,32 @@ def _move(call: _Call) -> list[Tensor]:
 
 def _cut(call: _Call) -> list[Tensor]:
     """Some numbers are taken: channels that are counted out by position must stay."""
-    source = call.labels(call.get(0, "input"))
-    outputs = call.on_labels()
-    everything = torch.unique(compact(source))
-    for labels in outputs:
-        if len(torch.unique(compact(labels))) < len(everything):
-            call.ties.fix(source)
-            break
+    source = call.get(0, "input")
+    outputs = call.on_labels(only=source)
+    order = compact(call.labels(source)).flatten()
+    if any(not torch.equal(compact(labels).flatten(), order) for labels in outputs):
+        for tensor in tree_leaves((call.args, call.kwargs)):
+            if isinstance(tensor, Tensor):  # the source, and an index that was computed
+                call.ties.fix(call.labels(tensor))
     return outputs
 
 
 def _chunk(call: _Call) -> list[Tensor]:
     """Equal parts: channels at the same place of each part go together, so parts stay equal."""
     outputs = call.on_labels()
-    if len({labels.shape for labels in outputs}) > 1:
+    equal = len({labels.shape for labels in outputs}) == 1
+    if not equal or len(outputs) != call.get(1, "chunks"):
         return _cut(call)
     for labels in outputs[1:]:
         call.ties.tie(compact(outputs[0]), compact(labels))
     return outputs
+
+
+def _glu(call: _Call) -> list[Tensor]:
+    """The second half gates the first: channels at the same place of both go together."""
+    first, second = call.labels(call.get(0, "input")).chunk(2, call.get(1, "dim", -1))
+    call.ties.tie(compact(first), compact(second))
+    return [constant_dims_expanded(first)]
 
 
 def _view(call: _Call) -> list[Tensor]:
@@ -331,8 +373,31 @@ def _view(call: _Call) -> list[Tensor]:
     labels = constant_dims_expanded(source.reshape(call.shape))
     before, dims = varying_dims(source), varying_dims(labels)
     if len(dims) > 1 and len(dims) > len(before):
-        call.ties.tie(compact(labels), compact(labels).narrow(dims[0], 0, 1))
+        sizes = [s for s in tree_leaves((call.args[1:], call.kwargs)) if isinstance(s, int)]
+        free_parts = len(sizes) == len(call.shape) and sizes[dims[0]] == -1
+        _tie_parts(call, labels, dims[1:] if free_parts else dims[:1])
     return [labels]
+
+
+def _channel_shuffle(call: _Call) -> list[Tensor]:
+    parts = call.labels(call.get(0, "input")).unflatten(1, (call.get(1, "groups"), -1))
+    _tie_parts(call, parts, [1])
+    return call.on_labels()
+
+
+def _tie_parts(call: _Call, labels: Tensor, dims: list[int]) -> None:
+    """What differs only along these dimensions goes together."""
+    first = small = compact(labels)
+    for dim in dims:
+        first = first.narrow(dim, 0, 1)
+    call.ties.tie(small, first)
+
+
+def _pixel_shuffle(call: _Call) -> list[Tensor]:
+    """The channels that become one channel go together."""
+    outputs = call.on_labels()
+    along(outputs[0], outputs[0].ndim - 3, call.ties)
+    return outputs
 
 
 def _pad(call: _Call) -> list[Tensor]:
@@ -347,8 +412,11 @@ def _pad(call: _Call) -> list[Tensor]:
 
 def _spatial(call: _Call) -> list[Tensor]:
     """Pooling and resizing: each channel on its own, the dimensions before space are kept."""
-    source = call.labels(call.get(0, "input"))
-    ids = along(source, 1, call.ties)
+    source = call.get(0, "input")
+    for tensor in tree_leaves((call.args, call.kwargs)):
+        if isinstance(tensor, Tensor) and tensor is not source:  # the grid of `grid_sample`
+            call.ties.fix(call.labels(tensor))
+    ids = along(call.labels(source), 1, call.ties)
     return [_spread(ids, 1, out.shape) for out in call.outputs]
 
 
@@ -358,7 +426,8 @@ def _reduce(call: _Call) -> list[Tensor]:
     dims = call.get(1, "dim")
     if isinstance(dims, Tensor):  # torch.max(a, b) is elementwise
         return _elementwise(call)
-    dims = list(range(source.ndim)) if dims is None else dims
+    if dims is None or isinstance(dims, bool):  # a bool is the correction of `var` and `std`
+        dims = list(range(source.ndim))
     dims = [dims] if isinstance(dims, int) else list(dims) or list(range(source.ndim))
     dims = {d % source.ndim for d in dims}
     if dims & set(varying_dims(source)):
@@ -479,25 +548,26 @@ def _count_positions(call: _Call, weight: Tensor, positions: int) -> None:
 
 _UNARY = """relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh hardtanh
 hardswish hardsigmoid hardshrink softplus softsign tanhshrink softshrink threshold clamp clip
-abs neg exp log sqrt rsqrt square reciprocal sign erf round floor ceil dropout dropout1d dropout2d
-dropout3d alpha_dropout feature_dropout clone contiguous detach to float double half bfloat16 cpu
-type_as requires_grad nan_to_num logical_not cumsum_ zeros_like_ hardtanh_ positive
+abs neg exp expm1 log log1p sqrt rsqrt square reciprocal sign sin cos erf round floor ceil positive
+dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout clone contiguous detach to float
+double half bfloat16 cpu type_as requires_grad nan_to_num logical_not zeros_like ones_like full_like
 fake_quantize_per_tensor_affine rrelu quantize_per_tensor data"""
 _ELEMENTWISE = """add radd iadd sub rsub isub mul rmul imul div rdiv truediv rtruediv idiv itruediv
 pow rpow maximum minimum where lerp addcmul addcdiv gt ge lt le eq ne masked_fill logical_and
 logical_or subtract multiply divide true_divide fmod remainder atan2 and or floordiv"""
+_DIVISION = ("div", "idiv", "truediv", "itruediv", "true_divide", "divide", "fmod", "remainder")
 _MOVE = """permute transpose swapaxes movedim squeeze unsqueeze cat concat concatenate stack expand
-expand_as channel_shuffle pixel_shuffle pixel_unshuffle flip roll repeat t T mT tile"""
+expand_as pixel_unshuffle flip repeat t T mT tile"""
 _VIEW = "view reshape flatten unflatten view_as reshape_as"
 _CUT = """getitem narrow select split split_with_sizes tensor_split unbind index_select gather
-take_along_dim hsplit vsplit"""
+take_along_dim hsplit vsplit roll"""
 _SPATIAL = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
 adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
 lp_pool1d lp_pool2d interpolate upsample upsample_nearest upsample_bilinear fractional_max_pool2d
 max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices grid_sample"""
 _REDUCE = "mean sum amax amin max min var std norm logsumexp prod all any"
 _MIX = """matmul rmatmul mm bmm einsum baddbmm addmm scaled_dot_product_attention argmax argmin topk
-sort argsort normalize cosine_similarity cumsum log_softmax_ kthvalue dot"""
+sort argsort normalize cosine_similarity cumsum kthvalue dot"""
 
 
 @cache
@@ -510,11 +580,14 @@ def _rules() -> dict[str, Callable[[_Call], list[Tensor]]]:
         (_VIEW, _view),
         (_CUT, _cut),
         ("chunk", _chunk),
+        ("glu", _glu),
+        ("channel_shuffle native_channel_shuffle", _channel_shuffle),
+        ("pixel_shuffle", _pixel_shuffle),
         ("pad", _pad),
         (_SPATIAL, _spatial),
         (_REDUCE, _reduce),
         (_MIX, _mix),
-        ("softmax log_softmax softmin glu", _softmax),
+        ("softmax log_softmax softmin", _softmax),
         ("group_norm layer_norm rms_norm local_response_norm", _norm_over_channels),
         ("batch_norm instance_norm", _batch_norm),
         ("prelu", _prelu),

@@ -11,6 +11,7 @@ Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023 (arXiv:2
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class Member:
         tensor: its name, as in `named_parameters` and `named_buffers`.
         dim: the dimension that gets shorter.
         role: "producer" (filters and biases), "consumer" (the inputs of a filter), "norm"
-            (scale and shift) or "statistic" (running mean and variance).
+            (scale and shift) or "statistic" (running mean and variance, divisors).
         indices: row i holds the indices along `dim` that go with channel i, shape
             (channels, indices a channel).
     """
@@ -112,34 +113,36 @@ def find_groups(model: nn.Module, example: ModelInput) -> ChannelGroups:
     classes = traced.ties.classes()
     slices = sorted(traced.slices.values(), key=lambda s: int(s.labels.min()))
 
-    # For each channel, the indices that it owns in each slice.
-    owned: dict[int, dict[int, list[int]]] = {}
-    for number, part in enumerate(slices):
-        for index, channel in enumerate(classes[part.labels.numpy()].tolist()):
-            if channel > FIXED:
-                owned.setdefault(channel, {}).setdefault(number, []).append(index)
+    # One row for each index of each slice: its channel, its slice, itself.
+    none = np.zeros(0, dtype=np.int64)  # for a network without weights
+    channel = classes[np.concatenate([none, *(part.labels.numpy() for part in slices)])]
+    sizes = [len(part.labels) for part in slices]
+    number = np.concatenate([none, *(np.full(size, i) for i, size in enumerate(sizes))])
+    index = np.concatenate([none, *(np.arange(size) for size in sizes)])
+    order = np.lexsort((index, number, channel))
+    order = order[channel[order] > FIXED]
+    channel, number, index = channel[order], number[order], index[order]
 
-    # Channels with the same slices, and as many indices in each, form a group.
-    alike: dict[tuple, list[dict[int, list[int]]]] = {}
-    for channel in sorted(owned):
-        parts = owned[channel]
-        signature = tuple(sorted((number, len(indices)) for number, indices in parts.items()))
-        alike.setdefault(signature, []).append(parts)
+    # Channels whose rows have the same slices, each as often, form a group.
+    starts = np.flatnonzero(np.diff(channel, prepend=FIXED))
+    alike: dict[bytes, list[int]] = {}
+    for start, end in zip(starts, np.append(starts, len(channel))[1:], strict=True):
+        alike.setdefault(number[start:end].tobytes(), []).append(start)
     groups: list[Group] = []
-    for signature, channels in alike.items():
+    for signature, first_rows in alike.items():
+        parts, counts = np.unique(np.frombuffer(signature, number.dtype), return_counts=True)
+        rows = np.array(first_rows)[:, None] + np.arange(counts.sum())
+        indices = torch.from_numpy(index[rows]).split(counts.tolist(), dim=1)
         members = tuple(
-            Member(
-                tensor=slices[number].tensor,
-                dim=slices[number].dim,
-                role=slices[number].role,
-                indices=torch.tensor([parts[number] for parts in channels]),
-            )
-            for number, _ in signature
+            Member(slices[part].tensor, slices[part].dim, slices[part].role, owned.contiguous())
+            for part, owned in zip(parts, indices, strict=True)
         )
         producers = [m.tensor for m in members if m.role == "producer"]
         if producers and any(m.role == "consumer" for m in members):
-            name = _unused(producers[0].rpartition(".")[0], {group.name for group in groups})
-            groups.append(Group(name, len(channels), members))
+            first = producers[0]
+            layer = first.rpartition(".")[0] or first  # the network's own parameters have no layer
+            name = _unused(layer, {group.name for group in groups})
+            groups.append(Group(name, len(first_rows), members))
     if not groups:
         raise UnprunableError(
             "no channel of this network can be removed: each one is an input or output of the"

@@ -19,7 +19,7 @@ NONE, FIXED = 0, 1
 class Ties:
     """Labels, and which of them are one: channels that can only be removed together.
 
-    A union-find structure. Ties are stored as they come and resolved by `classes`.
+    Ties are stored as they come and resolved by `classes`.
     """
 
     def __init__(self) -> None:
@@ -45,19 +45,20 @@ class Ties:
 
     def classes(self) -> np.ndarray:
         """For each label the smallest label that it is one with, shape (labels,)."""
-        parent = list(range(self._count))
-
-        def root(label: int) -> int:
-            while parent[label] != label:
-                parent[label] = parent[parent[label]]
-                label = parent[label]
-            return label
-
-        pairs = torch.cat(self._pairs, 1).T.tolist() if self._pairs else []
-        for a, b in pairs:
-            a, b = root(a), root(b)
-            parent[max(a, b)] = min(a, b)
-        return np.array([root(label) for label in range(self._count)])
+        smallest = np.arange(self._count)
+        if not self._pairs:
+            return smallest
+        a, b = torch.cat(self._pairs, 1).numpy()
+        while True:
+            both = np.minimum(smallest[a], smallest[b])
+            # A label that is tied passes the smaller one on, also to the label it stood for.
+            new = smallest.copy()
+            for side in (a, b, smallest[a], smallest[b]):
+                np.minimum.at(new, side, both)
+            new = new[new]
+            if np.array_equal(new, smallest):
+                return smallest
+            smallest = new
 
 
 def compact(labels: Tensor) -> Tensor:
@@ -84,7 +85,8 @@ def along(labels: Tensor, dim: int, ties: Ties) -> Tensor:
     Where labels differ over the other dimensions, as after a pixel shuffle, all that meet
     at one index are tied.
     """
-    small = compact(labels).movedim(dim, 0).flatten(1)  # (size or 1, rest)
+    small = compact(labels).movedim(dim, 0)
+    small = small.reshape(len(small), -1)  # (size or 1, rest)
     if small.shape[1] > 1:
         ties.tie(small, small[:, :1])
     return small[:, 0].expand(labels.shape[dim])

@@ -29,7 +29,7 @@ def mask_of(scores: Tensor, sparsity: float) -> Tensor:
 
     Chapter 2, Pruning: magnitude.
     """
-    _check_sparsity(sparsity)
+    check_sparsity(sparsity)
     flat = scores.detach().flatten()
     if torch.isnan(flat).any():
         raise ValueError("a score is NaN; nothing can be ranked by it")
@@ -89,6 +89,7 @@ def collapsed_layers(masks: Mapping[str, Tensor]) -> list[str]:
     return [name for name, mask in masks.items() if mask.numel() and not mask.any()]
 
 
-def _check_sparsity(sparsity: float) -> None:
+def check_sparsity(sparsity: float) -> None:
+    """Raise ValueError unless it is a fraction."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is {sparsity}; it must be a fraction of zeros, 0 to 1")

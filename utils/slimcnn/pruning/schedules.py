@@ -41,10 +41,11 @@ class GradualPruning:
     """For `fit(before_step=...)`: tightens the masks of the network as training goes on.
 
     Before every `every`-th of the first `steps` steps, and once at their end, the masks are
-    made anew from the magnitudes of the moment, at the sparsity of the schedule. What is zero
-    has magnitude zero, so it stays zero. Pruned is what `apply_masks` masked before the
-    training; masks that are all True will do: `layerwise_masks(magnitude(model), 0)`. Use a
-    recipe with `average=0`: an average of weights with different masks is not sparse.
+    made anew from the magnitudes of the moment, at the sparsity of the schedule. What is masked
+    stays masked, also where the schedule begins below the sparsity that is there. Pruned is
+    what `apply_masks` masked before the training; masks that are all True will do:
+    `layerwise_masks(magnitude(model), 0)`. Use a recipe with `average=0`: an average of weights
+    with different masks is not sparse.
 
     Attributes:
         final: fraction of zeros at the end, in the pruned layers.
@@ -73,17 +74,19 @@ class GradualPruning:
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> None:
         if step > self.steps or (step % self.every and step != self.steps):
             return
-        scores = magnitude(model)
-        masked = masks_of(model)
-        if not masked:
+        before = masks_of(model)
+        if not before:
             raise ValueError("no layer is masked; prepare the network with apply_masks first")
-        scores = {name: scores[name] for name in masked}
+        # Below every magnitude: a kept weight may be zero by chance, and a tie free a masked one.
+        scores = magnitude(model)
+        scores = {name: scores[name].masked_fill(~mask, -1.0) for name, mask in before.items()}
         sparsity = self.schedule(step / self.steps, self.final, self.initial)
-        set_masks_(model, self.allocate(scores, sparsity))
+        masks = self.allocate(scores, sparsity)
+        set_masks_(model, {name: mask & before[name] for name, mask in masks.items()})
 
 
 def _check(progress: float, final: float, initial: float) -> None:
-    if progress < 0:
+    if not progress >= 0:  # nor NaN
         raise ValueError(f"progress is {progress}; it must be 0 or more")
     for name, value in (("final", final), ("initial", initial)):
         if not 0 <= value <= 1:

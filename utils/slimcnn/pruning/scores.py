@@ -135,7 +135,9 @@ def filter_fpgm(
     A filter near the geometric median can be replaced by the rest (FPGM, He et al., 2019,
     arXiv:1811.00250).
     """
-    return {name: torch.cdist(rows, rows).sum(1) for name, rows in _filters(model).items()}
+    # `cdist` subtracts large squares: in float32 equal filters would have a distance.
+    wide = {name: rows.double() for name, rows in _filters(model).items()}
+    return {name: torch.cdist(rows, rows).sum(1).float() for name, rows in wide.items()}
 
 
 def batch_norm_scale(
@@ -170,13 +172,13 @@ def group_scores(groups: ChannelGroups, scores: Mapping[str, Tensor]) -> Scores:
 
     Args:
         groups: from `find_groups`.
-        scores: of filters or of channels, shape (size of the tensor's first dimension,).
+        scores: of filters or of channels, by the name of the weight, shape (filters,).
 
     Returns:
         By the group's name, shape (channels,), mean 1 (or all zero).
 
     Raises:
-        ValueError: a group has no scored tensor, or a score is not one number a filter.
+        ValueError: a group has no scored tensor, or a score is not one number a filter, or NaN.
     """
     result = {}
     for group in groups:
@@ -186,12 +188,19 @@ def group_scores(groups: ChannelGroups, scores: Mapping[str, Tensor]) -> Scores:
             if member.role not in ("producer", "norm") or member.tensor not in scores:
                 continue
             values = scores[member.tensor].detach().float().cpu()
-            if values.ndim != 1:
+            size = groups.shapes[member.tensor][member.dim]
+            if values.ndim != 1 or not len(values) or len(values) % size:
                 raise ValueError(
                     f"the score of {member.tensor!r} has shape {tuple(values.shape)}; one number"
                     " a filter is needed: use a score whose name begins with filter_"
                 )
-            total += _mean_one(values[member.indices].sum(1))
+            if values.isnan().any():
+                raise ValueError(
+                    f"a score of {member.tensor!r} is NaN; nothing can be ranked by it"
+                )
+            # Transposed convolutions have several filters at one index, see `_as_rows`.
+            by_index = values.view(-1, size).sum(0) if member.dim else values.view(size, -1).sum(1)
+            total += _mean_one(by_index[member.indices].sum(1))
             parts += 1
         if not parts:
             raise ValueError(
@@ -240,7 +249,7 @@ def _weight_times_gradient(model: nn.Module, batches: list[Batch]) -> Iterable[S
     model = finalize(copy.deepcopy(model)).eval().requires_grad_(True)
     device = next(model.parameters()).device
     names = list(_weights(model))
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied weights, too
     for batch in batches:
         loss = F.cross_entropy(model(batch.images.to(device)), batch.labels.to(device))
         gradients = torch.autograd.grad(loss, [parameters[n] for n in names], allow_unused=True)

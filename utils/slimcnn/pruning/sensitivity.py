@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimcnn.masking import apply_masks, finalize
 from slimcnn.pruning.allocation import Damage, keep_best
 from slimcnn.pruning.groups import ChannelGroups
-from slimcnn.pruning.masks import mask_of
+from slimcnn.pruning.masks import check_sparsity, mask_of
 from slimcnn.pruning.structured import mask_channels
 
 Measure = Callable[[nn.Module], float]
@@ -60,6 +60,8 @@ def channel_sensitivity(
 
     Chapter 2, Pruning: structured.
     """
+    for fraction in fractions:
+        check_sparsity(fraction)
     whole = measure(model)
     scan: Scan = {}
     for group in groups:

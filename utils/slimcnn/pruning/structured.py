@@ -5,7 +5,8 @@ compute the same. Chapter 2 (Pruning: structured).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,16 +46,8 @@ def mask_channels(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Te
     Chapter 2, Pruning: structured.
     """
     _check(model, groups, keep)
-    masked = copy.deepcopy(model)
-    state = dict([*masked.named_parameters(), *masked.named_buffers()])
-    with torch.no_grad():
-        for name, kept in keep.items():
-            for member in groups[name].members:
-                if member.role != "statistic":
-                    tensor = state[member.tensor]
-                    gone = member.indices[~kept.cpu()].flatten().to(tensor.device)
-                    tensor.index_fill_(member.dim, gone, 0.0)
-    return masked
+    zeroed = _zeroed(model, groups, keep)
+    return _copy_with(model, {name: lambda _, new=new: new for name, new in zeroed.items()})
 
 
 def shrink(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> nn.Module:
@@ -77,16 +70,48 @@ def shrink(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) 
                 member.dim, torch.ones(groups.shapes[member.tensor][member.dim], dtype=torch.bool)
             )
             stays[member.indices[~kept.cpu()].flatten()] = False
-    smaller = copy.deepcopy(model)
-    _replace_(
-        smaller,
-        {
-            tensor: lambda old, dims=dims: _select(old, dims)  # a default binds the loop's value
-            for tensor, dims in gone.items()
-        },
-    )
-    _verify(smaller, mask_channels(model, groups, keep), groups.example)
+    left = {
+        tensor: {dim: stays.nonzero().flatten() for dim, stays in dims.items()}
+        for tensor, dims in gone.items()
+    }
+    smaller = _copy_with(model, {n: partial(_select, indices=dims) for n, dims in left.items()})
+    _verify(smaller, model, _zeroed(model, groups, keep), groups.example)
     return smaller
+
+
+def permute_channels(
+    model: nn.Module, groups: ChannelGroups, orders: Mapping[str, Tensor]
+) -> nn.Module:
+    """A copy of `model` with the channels of some groups in another order: the same function.
+
+    Place i of a group gets the channel that was at `orders[name][i]`, in every tensor that
+    knows the channel. N:M sparsity loses less if channels that can share a group of M are
+    neighbors (`slimcnn.sparsity.channel_permutation`).
+
+    Args:
+        model: the network that `groups` were found for; it is not changed.
+        groups: from `find_groups`.
+        orders: for each group to reorder, a permutation of its channels, int64 (channels,).
+
+    Raises:
+        KeyError, ValueError: no such group, or no permutation of its channels.
+
+    Chapter 3, Sparsity: patterns.
+    """
+    _check(model, groups, {})
+    places: dict[str, dict[int, Tensor]] = {}
+    for name, order in orders.items():
+        group = groups[name]
+        if not torch.equal(order.cpu().sort().values, torch.arange(group.size)):
+            raise ValueError(f"orders[{name!r}] is no permutation of {group.size} channels")
+        for member in group.members:
+            full = torch.arange(groups.shapes[member.tensor][member.dim])
+            index = places.setdefault(member.tensor, {}).setdefault(member.dim, full)
+            index[member.indices.flatten()] = member.indices[order.cpu()].flatten()
+    changes = {n: partial(_select, indices=dims) for n, dims in places.items()}
+    permuted = _copy_with(model, changes)
+    _verify(permuted, model, {}, groups.example)
+    return permuted
 
 
 def load_pruned(model: nn.Module, path: Path | str, *, sha256: str | None = None) -> nn.Module:
@@ -106,7 +131,6 @@ def load_pruned(model: nn.Module, path: Path | str, *, sha256: str | None = None
     Chapter 2, Pruning: structured.
     """
     path = Path(path)
-    smaller = copy.deepcopy(model)
     shapes: dict[str, list[int]] = {}
     if path.is_file():
         try:
@@ -115,44 +139,54 @@ def load_pruned(model: nn.Module, path: Path | str, *, sha256: str | None = None
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
     state = dict([*model.named_parameters(), *model.named_buffers()])
-    fits = {
-        name: shape
-        for name, shape in shapes.items()
-        if name in state
-        and len(shape) == state[name].ndim
-        and all(0 < small <= full for small, full in zip(shape, state[name].shape, strict=True))
-    }
-    _replace_(
-        smaller,
-        {name: lambda old, s=tuple(shape): old.new_zeros(s) for name, shape in fits.items()},
-    )
+    changes = {}
+    for name in shapes.keys() & state.keys():
+        shape, full = shapes[name], state[name].shape
+        if len(shape) == len(full) and all(0 < a <= b for a, b in zip(shape, full, strict=True)):
+            changes[name] = partial(torch.Tensor.new_zeros, size=tuple(shape))
+    smaller = _copy_with(model, changes)
     load_weights_(smaller, path, sha256=sha256)
     return smaller.eval()
 
 
-def _select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
-    for dim, mask in kept.items():
-        tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+def _zeroed(
+    model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Copies of the tensors that lose channels, with zeros in the place of those."""
+    state = dict([*model.named_parameters(), *model.named_buffers()])
+    copies: dict[str, Tensor] = {}
+    for name, kept in keep.items():
+        for member in groups[name].members:
+            if member.role != "statistic":
+                tensor = copies.get(member.tensor)
+                if tensor is None:
+                    tensor = copies[member.tensor] = state[member.tensor].detach().clone()
+                gone = member.indices[~kept.cpu()].flatten().to(tensor.device)
+                tensor.index_fill_(member.dim, gone, 0.0)
+    return copies
+
+
+def _select(tensor: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
+    for dim, index in indices.items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor
 
 
-def _replace_(model: nn.Module, changes: Mapping) -> None:
-    """Put changed tensors in the place of the named ones, under each of their names."""
+def _copy_with(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> nn.Module:
+    """A copy of `model`, the named tensors changed, under each name that they have."""
     state = dict([*model.named_parameters(), *model.named_buffers()])
-    new: dict[int, Tensor] = {}
+    memo: dict[int, Tensor] = {}  # deepcopy takes from here what it would copy
     with torch.no_grad():
         for name, change in changes.items():
             old = state[name]
-            tensor = change(old.detach()).clone()
+            new = change(old.detach())
             if isinstance(old, nn.Parameter):
-                tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-            new[id(old)] = tensor
-    for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for name, tensor in own.items():
-                if id(tensor) in new:
-                    own[name] = new[id(tensor)]
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+            memo[id(old)] = new
+    copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
         _match_attributes_(module)
+    return copied
 
 
 def _match_attributes_(module: nn.Module) -> None:
@@ -194,18 +228,21 @@ def _check(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) 
             raise ValueError(f"keep[{name!r}] keeps no channel; at least one must stay")
 
 
-def _verify(smaller: nn.Module, masked: nn.Module, example: ModelInput) -> None:
-    """Raise unless both networks compute the same of random inputs shaped like the example."""
+def _verify(
+    changed: nn.Module, model: nn.Module, tensors_of_model: dict[str, Tensor], example: ModelInput
+) -> None:
+    """Raise unless `changed` computes what `model` would with some other tensors in it."""
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(
         torch.randn(t.shape, generator=generator).to(t) if t.is_floating_point() else t
-        for t in example_inputs(masked, example)
+        for t in example_inputs(model, example)
     )
-    with undisturbed(masked):
-        expected = tensors(masked(*inputs))
+    with undisturbed(model):
+        copies = tuple(t.clone() for t in inputs)  # a network may write into its inputs
+        expected = tensors(torch.func.functional_call(model, tensors_of_model, copies))
     try:
-        with undisturbed(smaller):
-            found = tensors(smaller(*inputs))
+        with undisturbed(changed):
+            found = tensors(changed(*inputs))
     except Exception as error:
         raise UnprunableError(
             f"the smaller network does not run ({error}); its code seems to write a number of"
@@ -214,6 +251,7 @@ def _verify(smaller: nn.Module, masked: nn.Module, example: ModelInput) -> None:
     for a, b in zip(found, expected, strict=True):
         same = a.shape == b.shape
         if same and b.numel():
+            a, b = a.double(), b.double()  # outputs may be whole numbers or bool
             scale = b.abs().max().clamp(min=1e-6)
             same = bool(((a - b).abs().max() <= _TOLERANCE * scale) | ~torch.isfinite(scale))
         if not same:

@@ -1,6 +1,7 @@
 """Sparsity: what zeros are worth, in bytes and in time, and what patterns they may have.
 
     formats       tensors as bytes: COO, CSR, BSR, bitmask, relative index; break-even points
+    files         a network as one file, each tensor in its smallest format
     kernels       sparse × dense products, checked against dense, ready to be timed
     patterns      N:M with channel permutation, blocks, vectors, kernels, filters
     training      sparse from the start: drop and grow (RigL)
@@ -10,6 +11,7 @@ Chapter 3 (Sparsity) derives all of it. `kernels` needs SciPy and is imported by
 """
 
 from slimcnn.sparsity.activations import activation_sparsity
+from slimcnn.sparsity.files import load_encoded, save_encoded
 from slimcnn.sparsity.formats import (
     FormatError,
     break_even,
@@ -43,5 +45,7 @@ __all__ = [
     "filter_mask",
     "header_bytes",
     "kernel_mask",
+    "load_encoded",
     "nm_mask",
+    "save_encoded",
 ]

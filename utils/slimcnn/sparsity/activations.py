@@ -47,9 +47,9 @@ def activation_sparsity(
     handles = [module.register_forward_hook(watch(name)) for name, module in watched.items()]
     try:
         with undisturbed(model):
-            device = next(model.parameters()).device
+            parameter = next(model.parameters(), images)
             for part in images.split(batch_size):
-                model(normalize(part.to(device)))
+                model(normalize(part.to(parameter.device)))
     finally:
         for handle in handles:
             handle.remove()

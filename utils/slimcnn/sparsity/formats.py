@@ -1,10 +1,11 @@
 """Sparse tensors as bytes: COO, CSR, BSR, bitmask and relative index, and when each pays.
 
-`encode` gives the bytes, `decode` the same tensor bit by bit. A tensor of two or more
-dimensions is stored as a matrix, its first dimension the rows (the filters of a layer). Every
-index has the smallest of 8, 16 and 32 bits that can hold its largest value. A number is left
-out only if all its bits are zero: −0.0 is kept. Chapter 3 (Sparsity: formats) derives the
-sizes and break-even points.
+`encode` gives the bytes, `decode` the same tensor: every value exactly, NaN with its bits. A
+mask times a negative weight makes −0.0. That is a zero here, as everywhere in the book, and
+comes back as 0.0 ("dense" alone keeps its sign). A tensor of two or more dimensions is stored
+as a matrix, its first dimension the rows (the filters of a layer). Every index has the
+smallest of 8, 16 and 32 bits that can hold its largest value. Chapter 3 (Sparsity: formats)
+derives the sizes and break-even points.
 """
 
 import struct
@@ -28,7 +29,9 @@ _DTYPES = (
     torch.int32,
     torch.int64,
 )
+_UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 _RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_LIMIT = 1 << 32  # of numbers: each has a place that 32 bits can name
 
 
 class FormatError(ValueError):
@@ -59,17 +62,18 @@ def encode(
         index_bits: 1 to 16, for "relative".
 
     Raises:
-        ValueError: unknown format, block or bits out of range, or a type that is not one of
-            the usual floats and integers.
+        ValueError: unknown format, block or bits out of range, a type that is not one of
+            the usual floats and integers, or 2³² numbers and more.
 
     Chapter 3, Sparsity: formats.
     """
     if format not in _FORMATS:
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(_FORMATS)}")
-    if tensor.dtype not in _DTYPES or tensor.ndim == 0 or tensor.ndim > 255:
+    fits = 0 < tensor.ndim < 256 and max(*tensor.shape, tensor.numel()) < _LIMIT
+    if tensor.dtype not in _DTYPES or not fits:
         raise ValueError(
             f"a {tensor.dtype} tensor of shape {tuple(tensor.shape)} cannot be encoded; give"
-            " one with a dimension, of a float or integer type"
+            " one with a dimension and fewer than 2³² numbers, of a float or integer type"
         )
     options = _options(format, block, index_bits)
     header = _MAGIC + struct.pack(
@@ -80,11 +84,15 @@ def encode(
         *tensor.shape,
         *options,
     )
-    return header + _CODECS[format][0](_bits(tensor), options)
+    bits = _bits(tensor)
+    if format != "dense" and tensor.is_floating_point():
+        sign = 1 << (8 * bits.dtype.itemsize - 1)
+        bits = np.where(bits == sign, bits.dtype.type(0), bits)  # −0.0 is a zero
+    return header + _CODECS[format][0](bits, options)
 
 
 def decode(data: bytes) -> Tensor:
-    """The tensor that `encode` was given: shape, type and every bit.
+    """The tensor that `encode` was given: shape, type and values.
 
     Raises:
         FormatError: these are not bytes of `encode`, or not all of them.
@@ -94,18 +102,18 @@ def decode(data: bytes) -> Tensor:
             raise FormatError("these bytes do not begin as an encoded tensor does")
         code, dtype_code, ndim = struct.unpack_from("<BBB", data, 4)
         *shape, first, second = struct.unpack_from(f"<{ndim}IHH", data, 7)
-        format, dtype = _FORMATS[code], _DTYPES[dtype_code]
-        reader = _Reader(data, 7 + 4 * ndim + 4)
-        raw = _RAW[torch.empty(0, dtype=dtype).element_size()]
+        format, dtype, options = _FORMATS[code], _DTYPES[dtype_code], (first, second)
         rows, columns = _matrix_shape(tuple(shape))
-        values = _CODECS[format][1](reader, rows, columns, raw, (first, second))
+        if rows * columns >= _LIMIT or _options(format, options, first) != options:
+            raise FormatError(f"no encoded tensor has shape {tuple(shape)}, options {options}")
+        reader = _Reader(data, header_bytes(ndim))
+        values = _CODECS[format][1](reader, rows, columns, _RAW[dtype.itemsize], options)
         reader.finish()
-    except (struct.error, IndexError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
+        return torch.from_numpy(values).view(dtype).reshape(shape)
+    except FormatError:
+        raise
+    except (struct.error, IndexError, ValueError, MemoryError, ArithmeticError) as error:
         raise FormatError(f"the encoded tensor is damaged: {error}") from error
-    content = torch.from_numpy(values.reshape(-1).view(np.uint8).copy())
-    return content.view(dtype).reshape(shape)
 
 
 def header_bytes(ndim: int) -> int:
@@ -133,6 +141,8 @@ def encoded_bytes(
     - bsr: as csr, with block rows, block columns, and B v bits a block
     - bitmask: R C (rounded up to whole bytes) + n v
 
+    The sum is rounded up to whole bytes.
+
     Args:
         format: one of these; the size of "relative" depends on where the zeros are.
         shape: of the tensor.
@@ -141,14 +151,15 @@ def encoded_bytes(
         block: for "bsr".
 
     Raises:
-        ValueError: the format has no formula, or more is stored than there is.
+        ValueError: the format has no formula, more is stored than there is, or the shape, the
+            block or the number of bits is out of range.
 
     Chapter 3, Sparsity: formats.
     """
     fixed, each, units = _size_in_bits(format, shape, stored, value_bits, block)
     if not 0 <= stored <= units:
         raise ValueError(f"{stored} values are to be stored; a tensor {shape} has {units}")
-    return header_bytes(len(shape)) + (fixed + each * stored) // 8
+    return header_bytes(len(shape)) + -(-(fixed + each * stored) // 8)
 
 
 def break_even(
@@ -162,18 +173,19 @@ def break_even(
 
     From `encoded_bytes`, for large tensors: (r + c) / (v + r + c) for coo, about c / (v + c)
     for csr and 1 / v for bitmask. For "bsr" it is the fraction of blocks that are zero. Below
-    0 the format is always smaller, at 1 or above never.
+    0 the format is always smaller, at 1 or above never. Where one more value makes every pointer
+    wider, and only that makes the format too large, the point is there.
 
     Args, errors: as for `encoded_bytes`.
 
     Chapter 3, Sparsity: formats.
     """
     dense, _, _ = _size_in_bits("dense", shape, 0, value_bits, block)
-    stored = 0.0
-    for _ in range(3):  # the width of a pointer depends on the count that it must reach
-        fixed, each, units = _size_in_bits(format, shape, int(stored), value_bits, block)
-        stored = (dense - fixed) / each if each else 0.0
-    return 1 - stored / units if units else 0.0
+    stored = []
+    for largest in (0xFF, 0xFFFF, 0xFFFFFFFF):  # that a pointer of 8, 16, 32 bits can reach
+        fixed, each, units = _size_in_bits(format, shape, largest, value_bits, block)
+        stored.append(min((dense - fixed) / each, largest) if each else 0.0)
+    return 1 - max(stored) / units if units else 1.0
 
 
 def _size_in_bits(
@@ -181,6 +193,8 @@ def _size_in_bits(
 ) -> tuple[int, int, int]:
     """Bits whatever is stored, bits for each stored unit, and the number of units."""
     rows, columns = _matrix_shape(shape)
+    if value_bits < 1:
+        raise ValueError(f"value_bits is {value_bits}; it must be 1 or more")
     count = 32
     if format == "dense":
         return rows * columns * value_bits, 0, rows * columns
@@ -206,7 +220,7 @@ def _encode_dense(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
 
 
 def _decode_dense(reader: "_Reader", rows: int, columns: int, raw: type, _: tuple) -> np.ndarray:
-    return reader.take(raw, rows * columns)
+    return reader.take(raw, rows * columns).copy()
 
 
 def _encode_coo(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
@@ -225,8 +239,9 @@ def _decode_coo(reader: "_Reader", rows: int, columns: int, raw: type, _: tuple)
     count = reader.count()
     row = reader.take(_index_type(rows - 1), count).astype(np.int64)
     column = reader.take(_index_type(columns - 1), count).astype(np.int64)
+    values = reader.take(raw, count)
     result = np.zeros((rows, columns), raw)
-    result[row, column] = reader.take(raw, count)
+    result[row, column] = values
     return result
 
 
@@ -245,16 +260,17 @@ def _encode_csr(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
 
 def _decode_csr(reader: "_Reader", rows: int, columns: int, raw: type, _: tuple) -> np.ndarray:
     count = reader.count()
-    starts = reader.take(_index_type(count), rows + 1).astype(np.int64)
+    row = _rows_from(reader.take(_index_type(count), rows + 1), count)
     column = reader.take(_index_type(columns - 1), count).astype(np.int64)
+    values = reader.take(raw, count)
     result = np.zeros((rows, columns), raw)
-    result[np.repeat(np.arange(rows), np.diff(starts)), column] = reader.take(raw, count)
+    result[row, column] = values
     return result
 
 
 def _encode_bsr(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
     blocks = _blocks(matrix, *options)  # (block rows, block columns, height, width)
-    filled = blocks.any(axis=(2, 3)).astype(np.uint8)
+    filled = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=2) != 0
     counts = filled.sum(1, dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     where = np.flatnonzero(filled)
@@ -263,7 +279,7 @@ def _encode_bsr(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
         struct.pack("<I", len(where))
         + starts.astype(_index_type(len(where))).tobytes()
         + column.astype(_index_type(filled.shape[1] - 1)).tobytes()
-        + blocks[filled.astype(bool)].tobytes()
+        + blocks[filled].tobytes()
     )
 
 
@@ -273,13 +289,18 @@ def _decode_bsr(
     height, width = options
     high, wide = -(-rows // height), -(-columns // width)
     count = reader.count()
-    starts = reader.take(_index_type(count), high + 1).astype(np.int64)
+    row = _rows_from(reader.take(_index_type(count), high + 1), count)
     column = reader.take(_index_type(wide - 1), count).astype(np.int64)
-    blocks = np.zeros((high, wide, height, width), raw)
-    row = np.repeat(np.arange(high), np.diff(starts))
-    blocks[row, column] = reader.take(raw, count * height * width).reshape(-1, height, width)
-    matrix = blocks.transpose(0, 2, 1, 3).reshape(high * height, wide * width)
-    return np.ascontiguousarray(matrix[:rows, :columns])
+    if (column >= wide).any():
+        raise FormatError(f"a block is in column {column.max()} of {wide}")
+    blocks = reader.take(raw, count * height * width).reshape(-1, height, width)
+    # Number by number, without the padding: a matrix of zeros then takes no memory.
+    down = (row * height)[:, None, None] + np.arange(height)[:, None]
+    right = (column * width)[:, None, None] + np.arange(width)
+    inside = (down < rows) & (right < columns)
+    result = np.zeros(rows * columns, raw)
+    result[(down * columns + right)[inside]] = blocks[inside]
+    return result
 
 
 def _encode_bitmask(matrix: np.ndarray, options: tuple[int, int]) -> bytes:
@@ -316,9 +337,10 @@ def _decode_relative(
     bits, _ = options
     count = reader.count()
     indices = _unpack(reader.take(np.uint8, -(-count * bits // 8)), bits, count)
-    where = np.cumsum(indices.astype(np.int64) + 1) - 1
+    where = np.cumsum(indices + 1) - 1
+    values = reader.take(raw, count)
     result = np.zeros(rows * columns, raw)
-    result[where] = reader.take(raw, count)
+    result[where] = values
     return result
 
 
@@ -359,11 +381,11 @@ class _Reader:
 
 def _options(format: str, block: tuple[int, int], index_bits: int) -> tuple[int, int]:
     if format == "bsr":
-        if len(block) != 2 or not all(1 <= side <= 65535 for side in block):
-            raise ValueError(f"block is {block}; it must be two numbers of 1 or more")
+        if len(block) != 2 or not all(side in range(1, 65536) for side in block):
+            raise ValueError(f"block is {block}; it must be two numbers from 1 to 65,535")
         return block[0], block[1]
     if format == "relative":
-        if not 1 <= index_bits <= 16:
+        if index_bits not in range(1, 17):
             raise ValueError(f"index_bits is {index_bits}; it must be from 1 to 16")
         return index_bits, 0
     return 0, 0
@@ -371,20 +393,30 @@ def _options(format: str, block: tuple[int, int], index_bits: int) -> tuple[int,
 
 def _bits(tensor: Tensor) -> np.ndarray:
     """The tensor's bits as a matrix of unsigned integers, shape (rows, columns)."""
-    array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return array.view(_RAW[tensor.element_size()]).reshape(_matrix_shape(tuple(tensor.shape)))
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(_UNSIGNED[tensor.itemsize])
+    return flat.numpy().reshape(_matrix_shape(tuple(tensor.shape)))
 
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns: a vector is one row."""
+    if not shape or min(shape) < 0:
+        raise ValueError(f"shape is {shape}; it needs a dimension, and sizes of 0 or more")
     return (1, shape[0]) if len(shape) == 1 else (shape[0], prod(shape[1:]))
 
 
 def _blocks(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = matrix.shape
-    padded = np.pad(matrix, ((0, -rows % height), (0, -columns % width)))
+    missing = (0, -rows % height), (0, -columns % width)
+    padded = np.pad(matrix, missing) if rows % height or columns % width else matrix
     high, wide = padded.shape[0] // height, padded.shape[1] // width
     return padded.reshape(high, height, wide, width).transpose(0, 2, 1, 3)
+
+
+def _rows_from(starts: np.ndarray, count: int) -> np.ndarray:
+    """The row of each of `count` stored values, from where each row starts."""
+    if starts[0] != 0 or starts[-1] != count:
+        raise FormatError(f"rows start from {starts[0]} to {starts[-1]}; {count} values are stored")
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts.astype(np.int64)))
 
 
 def _index_bits(largest: int) -> int:

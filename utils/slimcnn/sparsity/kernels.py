@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
+
+from slimcnn.export import import_runtime
 
 
 def matmul_kernels(
@@ -23,11 +24,12 @@ def matmul_kernels(
     Args:
         weight: shape (rows, inner), float32; for BSR both must be multiples of the block.
         inputs: shape (inner, columns), float32; a convolution's patches, for instance.
-        block: rows and columns of a block.
+        block: rows and columns of a block; PyTorch's product on a CPU needs as many of both.
 
     Raises:
         ValueError: shapes or types do not fit.
         ArithmeticError: a kernel's result differs from the dense one.
+        MissingRuntimeError: SciPy is not installed.
 
     Chapter 3, Sparsity: formats.
     """
@@ -37,13 +39,15 @@ def matmul_kernels(
             f"{tuple(weight.shape)} {weight.dtype} and {tuple(inputs.shape)} {inputs.dtype} cannot"
             " be multiplied here; two float32 matrices that fit are needed"
         )
-    if any(size % side for size, side in zip(weight.shape, block, strict=True)):
+    if len(block) != 2 or block[0] != block[1] or block[0] < 1:
+        raise ValueError(f"block is {block}; PyTorch's product on a CPU takes square blocks only")
+    if any(size % block[0] for size in weight.shape):
         raise ValueError(f"a weight {tuple(weight.shape)} is no multiple of the block {block}")
     weight, inputs = weight.detach().contiguous(), inputs.detach().contiguous()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta state")
         csr, bsr = weight.to_sparse_csr(), weight.to_sparse_bsr(block)
-    other, array = sparse.csr_array(weight.numpy()), inputs.numpy()
+    other, array = import_runtime("scipy.sparse").csr_array(weight.numpy()), inputs.numpy()
     kernels: dict[str, Callable[[], object]] = {
         "dense": lambda: weight @ inputs,
         "torch CSR": lambda: csr @ inputs,
@@ -51,7 +55,8 @@ def matmul_kernels(
         "scipy CSR": lambda: other @ array,
     }
     expected = (weight.double() @ inputs.double()).numpy()
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
+    sizes = (weight.double().abs() @ inputs.double().abs()).numpy()  # rounding grows with these
+    scale = max(float(sizes.max(initial=0.0)), 1e-30)
     for name, kernel in kernels.items():
         difference = float(np.abs(np.asarray(kernel()) - expected).max(initial=0.0))
         if not difference <= 1e-4 * scale:

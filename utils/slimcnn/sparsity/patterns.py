@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def nm_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
-    """N:M sparsity: of each M neighbours along `dim`, the N of the highest score stay.
+    """N:M sparsity: of each M neighbors along `dim`, the N of the highest score stay.
 
     That is the best mask of this pattern for the sum of scores, since groups do not share
     weights. Sparse tensor cores take 2:4 (Mishra et al., 2021, arXiv:2104.08378).
@@ -22,7 +22,7 @@ def nm_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
             those kernels want it.
         n: how many stay, 0 to m. A last group of fewer than m keeps at most n.
         m: size of a group, 1 or more.
-        dim: where neighbours are counted.
+        dim: where neighbors are counted.
 
     Returns:
         bool; of equal scores the first stay.
@@ -35,12 +35,15 @@ def nm_mask(scores: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
     if m < 1 or not 0 <= n <= m:
         raise ValueError(f"{n}:{m} is no pattern; N must be from 0 to M, and M 1 or more")
     _check_scores(scores, dim)
-    groups = _in_groups(scores, m, dim)
-    order = groups.argsort(dim=-1, descending=True, stable=True)
-    mask = torch.zeros_like(groups, dtype=torch.bool)
-    mask.scatter_(-1, order[..., :n], True)
-    size = scores.shape[dim]
-    return mask.flatten(-2)[..., :size].movedim(-1, dim).contiguous()
+    groups = _in_groups(scores, m, dim).movedim(-1, 0).contiguous()
+    # A rank is the number of neighbors that are larger, or equal and earlier. For groups as
+    # small as these counting them is much faster than sorting.
+    rank = torch.zeros(groups.shape, dtype=torch.int32, device=groups.device)
+    for place, member in enumerate(groups):
+        rank[:place] += member > groups[:place]
+        rank[place + 1 :] += member >= groups[place + 1 :]
+    mask = (rank < n).movedim(0, -1).flatten(-2)
+    return mask[..., : scores.shape[dim]].movedim(-1, dim).contiguous()
 
 
 def channel_permutation(
@@ -49,14 +52,14 @@ def channel_permutation(
     """An order of the channels along `dim` with which an N:M mask keeps more of the scores.
 
     Greedy: of all exchanges of two channels in different groups the best one is made, again
-    and again, until none helps or each channel has moved `sweeps` times on average (Pool & Yu,
-    2021, Channel permutations for N:M sparsity, use the same moves). The order is never worse
-    than the given one.
+    and again, until none helps or `sweeps` exchanges a channel have been made (Pool & Yu, 2021,
+    Channel permutations for N:M sparsity, use the same moves). The order is never worse than
+    the given one.
 
     Args:
         scores: 0 or more, any shape.
         n, m, dim: as for `nm_mask`.
-        sweeps: bound on the exchanges, times the number of channels.
+        sweeps: bound on the exchanges, as a multiple of the number of channels.
 
     Returns:
         int64, shape (channels,): the new place i takes channel `order[i]`.
@@ -67,48 +70,38 @@ def channel_permutation(
     Chapter 3, Sparsity: patterns.
     """
     nm_mask(scores, n, m, dim)  # checks the arguments
-    matrix = scores.detach().float().movedim(dim, -1).flatten(0, -2)  # (rows, channels)
-    channels = matrix.shape[1]
+    matrix = scores.detach().cpu().double().movedim(dim, 0).flatten(1)  # (channels, rows)
+    channels = len(matrix)
     order = torch.arange(channels)
     full = channels // m * m  # a last, shorter group keeps its channels
     if n in (0, m) or full <= m:
         return order
-    groups = full // m
+    matrix = matrix[:full]
+    groups = torch.arange(full).view(-1, m)
+    kept = matrix.new_empty(full, full)  # [p, c]: by the group of place p, with channel c there
 
-    def kept(columns: Tensor) -> Tensor:
-        """Score that stays in groups of columns, (..., m) -> (...)."""
-        return matrix[:, columns].topk(n, dim=-1).values.sum((0, -1))
+    def refresh(places: Tensor) -> None:
+        """The rows of `kept` for the places of one group."""
+        for i, place in enumerate(places):
+            others = matrix[order[torch.cat([places[:i], places[i + 1 :]])]]
+            best = others.topk(n, dim=0).values
+            # Channel c takes the last of these places in the rows where it is larger.
+            kept[place] = best[:-1].sum() + torch.maximum(best[-1], matrix).sum(1)
 
-    place = order[:full].view(groups, m).clone()
-    now = kept(place)
-    gains = torch.full((full, full), float("-inf"))
-
-    def refresh(a: int) -> None:
-        """Gains of exchanging any channel of group a with any of the other groups."""
-        others = torch.tensor([g for g in range(groups) if g != a])
-        for i in range(m):
-            for j in range(m):
-                mine = place[a].repeat(len(others), 1)
-                theirs = place[others].clone()
-                mine[:, i], theirs[:, j] = theirs[:, j].clone(), mine[:, i].clone()
-                gain = kept(mine) + kept(theirs) - now[a] - now[others]
-                gains[a * m + i, others * m + j] = gain
-                gains[others * m + j, a * m + i] = gain
-
-    for a in range(groups):
-        refresh(a)
+    for places in groups:
+        refresh(places)
     for _ in range(sweeps * channels):
-        best = int(gains.argmax())
-        first, second = divmod(best, full)
-        if gains[first, second] <= 1e-6 * now.sum():
+        exchanged = kept[:, order[:full]]
+        now = exchanged.diagonal()
+        # Within a group a gain, which is meaningless, is never above zero: both sums are then
+        # of one group's channels taken twice, of which none are better than the best n twice.
+        gains = exchanged + exchanged.T - now - now[:, None]
+        first, second = divmod(int(gains.argmax()), full)
+        if not gains[first, second] > 1e-9 * now.sum():
             break
-        flat = place.view(-1)
-        flat[first], flat[second] = flat[second].item(), flat[first].item()
-        for a in (first // m, second // m):
-            now[a] = kept(place[a])
-        for a in (first // m, second // m):
-            refresh(a)
-    order[:full] = place.view(-1)
+        order[[first, second]] = order[[second, first]]
+        refresh(groups[first // m])
+        refresh(groups[second // m])
     return order
 
 
@@ -140,6 +133,8 @@ def block_mask(scores: Tensor, block: tuple[int, int], sparsity: float) -> Tenso
     _check_scores(scores, 0)
     rows, columns = scores.shape[0], prod(scores.shape[1:])
     matrix = scores.detach().reshape(rows, columns)
+    if matrix.is_floating_point():
+        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))  # half would overflow
     padded = torch.nn.functional.pad(matrix, (0, -columns % width, 0, -rows % height))
     sums = padded.unflatten(0, (-1, height)).unflatten(2, (-1, width)).sum((1, 3))
     stays = torch.ones(sums.numel(), dtype=torch.bool, device=scores.device)

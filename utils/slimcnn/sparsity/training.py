@@ -4,7 +4,6 @@ RigL (Evci et al., 2020, arXiv:1911.11134) trains a network that never has more 
 share of weights. Chapter 3 (Sparsity: patterns).
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,12 +115,12 @@ def drop_and_grow(mask: Tensor, weight: Tensor, gradient: Tensor, share: float) 
         raise ValueError(f"mask, weight and gradient have shapes {shapes}; they must be equal")
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}; it must be from 0 to 1")
-    flat, inf = mask.flatten(), float("inf")
-    count = round(share * int(flat.sum()))
-    smallest = weight.flatten().abs().masked_fill(~flat, inf).argsort(stable=True)[:count]
-    kept = flat.clone()
-    kept[smallest] = False
-    growth = gradient.flatten().abs().masked_fill(kept, -inf)
+    kept = mask.flatten().clone()
+    active = kept.nonzero().squeeze(1)
+    count = round(share * len(active))
+    smallest = weight.flatten()[active].abs().argsort(stable=True)[:count]
+    kept[active[smallest]] = False
+    growth = gradient.flatten().abs().masked_fill(kept, float("-inf"))
     kept[growth.argsort(descending=True, stable=True)[:count]] = True
     return kept.view(mask.shape)
 
@@ -130,7 +129,7 @@ def dense_gradients(
     model: nn.Module, batch: Batch, objective: Objective | None = None
 ) -> dict[str, Tensor]:
     """∂L/∂w of every parameter, those that a mask hides included; the model is unchanged."""
-    plain = finalize(copy.deepcopy(model)).requires_grad_(True)
+    plain = finalize(model).requires_grad_(True)  # a copy
     plain.zero_grad(set_to_none=True)
     loss, _ = (objective or cross_entropy())(plain, batch)
     loss.backward()

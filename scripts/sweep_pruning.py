@@ -1,0 +1,265 @@
+"""The experiments of chapter 2: pruned networks, and the controls beside them.
+
+    python scripts/sweep_pruning.py             run what is missing (hours)
+    python scripts/sweep_pruning.py --list      say what is there and what is missing
+    python scripts/sweep_pruning.py --only channels
+
+Every run starts from the baseline of its seed and has the same fine-tuning, the dense
+control too. Appends one record a run to results/pruning.jsonl, predictions to
+results/pruning-predictions.safetensors, and keeps the weights of the finalists' seed 0.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from slimcnn import checkpoints, data, metrics, models, pruning, report, sparsity, training
+from slimcnn.data import Augmentation, Batch
+from slimcnn.training import Recipe
+from sweeps import ROOT, Run, store_predictions, sweep
+
+RECORDS = ROOT / "results" / "pruning.jsonl"
+PREDICTIONS = ROOT / "results" / "pruning-predictions.safetensors"
+WEIGHTS = ROOT / "results" / "weights"
+COMMAND = "python scripts/sweep_pruning.py"
+
+SHAPE = (1, 1, 28, 28)
+FINE_TUNE = Recipe(epochs=6, lr=0.05, average=0.0, augmentation=Augmentation(erase=0.5))
+STEPS_AN_EPOCH = 215
+FRACTIONS = (0.25, 0.5, 0.625, 0.75, 0.875)
+
+
+def fine_tune(
+    model: nn.Module, seed: int, state: Path, recipe: Recipe = FINE_TUNE, **options
+) -> nn.Module:
+    """Train on from here; the state's file lets a killed run go on."""
+    tuned, _ = training.fit(
+        model,
+        data.load("train"),
+        recipe,
+        seed=seed,
+        validation=data.load("validation"),
+        checkpoint=state,
+        progress=sys.stderr.isatty(),
+        **options,
+    )
+    return tuned
+
+
+def batches(count: int = 8, size: int = 250) -> list[Batch]:
+    """Training images, as they are, for scores of gradients."""
+    train = data.load("train")
+    return [
+        Batch(
+            data.normalize(train.images[i : i + size]),
+            train.labels[i : i + size],
+            torch.arange(i, i + size),
+        )
+        for i in range(0, count * size, size)
+    ]
+
+
+def record(
+    model: nn.Module, variant: str, seed: int, technique: str, finalist: bool, **settings
+) -> report.Record:
+    """Measure on the test set; keep the predictions, and a finalist's weights."""
+    model, test = pruning.finalize(model), data.load("test")
+    predicted = training.predict(model, test.images).argmax(1).to(torch.uint8)
+    store_predictions(PREDICTIONS, f"{variant}-seed{seed}", predicted)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
+    path = WEIGHTS / f"{variant.replace(' ', '-')}-seed{seed}.safetensors"
+    if technique == "weight pruning":
+        sparsity.save_encoded(model, path)
+    else:
+        checkpoints.save_weights(model, path)
+    measured = report.measure_model(
+        model,
+        name="resnet14",
+        technique=technique,
+        seed=seed,
+        split=test,
+        settings={
+            "variant": variant,
+            "validation_accuracy": training.evaluate(model, data.load("validation")),
+            "epochs": FINE_TUNE.epochs,
+            **settings,
+        },
+        path=path,
+        command=COMMAND,
+    )
+    if not (finalist and seed == 0):
+        path.unlink()
+    return measured
+
+
+# --- single weights ---------------------------------------------------------------------------
+
+
+def dense_control(variant: str, seed: int, state: Path) -> report.Record:
+    """The baseline itself, trained as long as every pruned network is."""
+    tuned = fine_tune(checkpoints.load("resnet14", seed), seed, state)
+    return record(tuned, variant, seed, "dense", False)
+
+
+def gradual(
+    zeros: float, allocate: Callable, variant: str, seed: int, state: Path
+) -> report.Record:
+    """Cubic schedule over the first two thirds of the fine-tuning."""
+    model = checkpoints.load("resnet14", seed)
+    masked = pruning.apply_masks(model, pruning.layerwise_masks(pruning.magnitude(model), 0.0))
+    steps = STEPS_AN_EPOCH * FINE_TUNE.epochs * 2 // 3
+    schedule = pruning.GradualPruning(zeros, steps, every=STEPS_AN_EPOCH // 5, allocate=allocate)
+    tuned = fine_tune(masked, seed, state, before_step=schedule)
+    finalist = variant.startswith("gradual")
+    return record(tuned, variant, seed, "weight pruning", finalist, zeros=zeros)
+
+
+def one_shot(zeros: float, score: Callable, variant: str, seed: int, state: Path) -> report.Record:
+    """All zeros before the fine-tuning, at the places that a score names."""
+    model = checkpoints.load("resnet14", seed)
+    scores = score(model, batches(), torch.Generator().manual_seed(seed))
+    masked = pruning.apply_masks(model, pruning.global_masks(scores, zeros))
+    tuned = fine_tune(masked, seed, state)
+    return record(tuned, variant, seed, "weight pruning", False, zeros=zeros)
+
+
+# --- channels ---------------------------------------------------------------------------------
+
+
+def counts_for(
+    model: nn.Module,
+    groups: pruning.ChannelGroups,
+    scores: Mapping[str, Tensor],
+    budget: float,
+    round_to: int,
+) -> dict[str, int]:
+    """Channels a group, from the sensitivity on validation images."""
+    looked_at = data.load("validation").subset(2000)
+    scan = pruning.channel_sensitivity(
+        model, groups, scores, FRACTIONS, lambda m: training.evaluate(m, looked_at)
+    )
+    return pruning.allocate(groups, pruning.damage_curves(scan), budget=budget, round_to=round_to)
+
+
+def channels(
+    budget: float, round_to: int, score: Callable, variant: str, seed: int, state: Path
+) -> report.Record:
+    """A smaller network: channels by a score, their number by sensitivity and budget."""
+    model = checkpoints.load("resnet14", seed)
+    groups = pruning.find_groups(model, SHAPE)
+    scores = pruning.group_scores(
+        groups, score(model, batches(), torch.Generator().manual_seed(seed))
+    )
+    counts = counts_for(model, groups, scores, budget, round_to)
+    smaller = pruning.shrink(model, groups, pruning.keep_best(groups, scores, counts))
+    tuned = fine_tune(smaller, seed, state)
+    finalist = score is pruning.filter_l1
+    return record(tuned, variant, seed, "channel pruning", finalist, budget=budget, kept=counts)
+
+
+def slimming(budget: float, round_to: int, variant: str, seed: int, state: Path) -> report.Record:
+    """Network slimming: first as many epochs again with the penalty, then as all others."""
+    model = checkpoints.load("resnet14", seed)
+    penalized = fine_tune(
+        model,
+        seed,
+        state.with_suffix(".penalty.safetensors"),
+        objective=pruning.slimming_objective(1e-4, training.cross_entropy(0.1)),
+    )
+    groups = pruning.find_groups(penalized, SHAPE)
+    scores = pruning.group_scores(groups, pruning.batch_norm_scale(penalized))
+    counts = counts_for(penalized, groups, scores, budget, round_to)
+    smaller = pruning.shrink(penalized, groups, pruning.keep_best(groups, scores, counts))
+    tuned = fine_tune(smaller, seed, state)
+    state.with_suffix(".penalty.safetensors").unlink()
+    return record(tuned, variant, seed, "channel pruning", False, budget=budget, kept=counts)
+
+
+def rival(budget: float, variant: str, seed: int, state: Path) -> report.Record:
+    """Torch-Pruning with the same criterion, L1 of filters, one ratio for all layers, same MACs."""
+    model = checkpoints.load("resnet14", seed)
+    example = torch.zeros(SHAPE)
+    whole = pruning.cost(pruning.find_groups(model, SHAPE)).macs
+    low, high, best = 0.0, 1.0, None
+    for _ in range(12):  # the largest network within the budget
+        ratio = (low + high) / 2
+        candidate = checkpoints.load("resnet14", seed)
+        torch_pruning.pruner.MagnitudePruner(
+            candidate,
+            example,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=1),
+            pruning_ratio=ratio,
+            ignored_layers=[candidate.fc],
+        ).step()
+        if metrics.count_macs(candidate, SHAPE) <= budget * whole:
+            high, best = ratio, candidate
+        else:
+            low = ratio
+    tuned = fine_tune(best, seed, state)
+    return record(tuned, variant, seed, "Torch-Pruning", False, budget=budget)
+
+
+def from_scratch(shape_of: str, variant: str, seed: int, state: Path) -> report.Record:
+    """The architecture of a finalist, new weights, the epochs of the baseline."""
+    path = WEIGHTS / f"{shape_of.replace(' ', '-')}-seed0.safetensors"
+    smaller = pruning.load_pruned(models.build("resnet14"), path)
+    with training.seeded(seed):
+        for module in smaller.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    recipe = checkpoints.entry("resnet14", 0).recipe
+    trained = fine_tune(smaller, seed, state, recipe)
+    return record(trained, variant, seed, "from scratch", False, epochs=recipe.epochs)
+
+
+SCORES = {
+    "L2": pruning.filter_l2,
+    "Taylor": pruning.filter_taylor,
+    "FPGM": pruning.filter_fpgm,
+    "batch norm": pruning.batch_norm_scale,
+    "random": pruning.filter_random,
+}
+
+
+def runs() -> list[Run]:
+    """Everything, in the order of need."""
+    found = []
+
+    def add(variant: str, seeds: tuple[int, ...], minutes: float, work: Callable) -> None:
+        found.extend(Run(variant, s, minutes, partial(work, variant, s)) for s in seeds)
+
+    three, one = (0, 1, 2), (0,)
+    add("dense control", three, 6, dense_control)
+    for zeros in (90, 95, 80):
+        work = partial(gradual, zeros / 100, pruning.global_masks)
+        add(f"gradual {zeros}", three, 6.5, work)
+    for budget in (50, 25, 35):
+        work = partial(channels, budget / 100, 16 if budget == 25 else 8, pruning.filter_l1)
+        add(f"channels L1 {budget}", three, 1.5 + 6 * budget / 100 * 1.1, work)
+    add("Torch-Pruning L1 50", three, 3.5, partial(rival, 0.5))
+    for name, score in SCORES.items():
+        add(f"channels {name} 50", one, 5, partial(channels, 0.5, 8, score))
+    add("channels slimming 50", one, 11, partial(slimming, 0.5, 8))
+    for budget in (50, 25):
+        work = partial(channels, budget / 100, 1, pruning.filter_l1)
+        add(f"channels unaligned L1 {budget}", one, 4, work)
+    add("one-shot magnitude 90", one, 6.2, partial(one_shot, 0.9, pruning.magnitude))
+    add("one-shot Taylor 90", one, 6.2, partial(one_shot, 0.9, pruning.taylor))
+    add("one-shot SNIP 90", one, 6.2, partial(one_shot, 0.9, pruning.snip))
+    add("one-shot random 90", one, 6.2, partial(one_shot, 0.9, pruning.random))
+    add("layer-wise 90", one, 6.5, partial(gradual, 0.9, pruning.layerwise_masks))
+    for zeros in (50, 70, 98):
+        add(f"gradual {zeros}", one, 6.5, partial(gradual, zeros / 100, pruning.global_masks))
+    add("from scratch 50", one, 17, partial(from_scratch, "channels L1 50"))
+    return found
+
+
+if __name__ == "__main__":
+    sweep(__doc__.split("\n")[0], RECORDS, runs())

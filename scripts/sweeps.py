@@ -1,0 +1,81 @@
+"""What the sweeps share: named runs, each of which leaves one record, in a list to work off.
+
+A sweep is resumable: a run that has its record is done, a training that was killed goes on from
+its last epoch, and `--list` says what is missing and how long it takes.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from slimcnn import report
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        variant, seed: what the record's settings["variant"] and seed will say; its identity.
+        model: the network's name, as in the record.
+        minutes: about how long it takes on two quiet cores.
+        work: does it: (file for the training's state) → record.
+    """
+
+    variant: str
+    seed: int
+    minutes: float
+    work: Callable[[Path], report.Record]
+    model: str = "resnet14"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.model, self.variant, self.seed
+
+
+def sweep(
+    description: str,
+    records: Path,
+    runs: Sequence[Run],
+    found: Callable[[report.Record], str] = lambda r: f"{r.accuracy:.2f} % on {r.split}",
+) -> None:
+    """The command line of a sweep: do the runs that have no record yet, one after another."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--list", action="store_true", help="only say what is missing")
+    parser.add_argument("--only", default="", help="only variants that begin with this")
+    arguments = parser.parse_args()
+    # A stopped sweep ends at once: the last finished epoch is on disk already.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report.provenance()  # the commit this process started from, whatever changes later
+    there = report.load_records(records) if records.exists() else []
+    done = {(r.model, r.settings["variant"], r.seed): r for r in there}
+    missing = 0.0
+    for run in runs:
+        if not run.variant.startswith(arguments.only):
+            continue
+        record = done.get(run.key)
+        if record is None and not arguments.list:
+            state = ROOT / "runs" / f"{records.stem}-{'-'.join(map(str, run.key))}.safetensors"
+            state = state.with_name(state.name.replace(" ", "_").replace("/", "_"))
+            record = run.work(state)
+            report.append_record(records, record)
+            state.unlink(missing_ok=True)
+        text = found(record) if record else f"missing, about {run.minutes:g} minutes"
+        missing += 0 if record else run.minutes
+        print(f"{run.model:9} {run.variant:32} seed {run.seed}  {text}", flush=True)
+    print(f"{records.relative_to(ROOT)}: {missing:g} minutes missing", flush=True)
+
+
+def store_predictions(path: Path, key: str, predicted: Tensor) -> None:
+    """Keep the predicted classes of one run on the test set, for paired comparisons."""
+    stored = load_file(path) if path.exists() else {}
+    stored[key] = predicted
+    save_file(dict(sorted(stored.items())), path)
