@@ -51,8 +51,16 @@ import scipy.sparse
 import torch
 import torchvision
 
-from slimcnn import checkpoints, data, latency, metrics, plotting, pruning, sparsity
-from slimcnn import training
+from slimcnn import (
+    checkpoints,
+    data,
+    latency,
+    metrics,
+    plotting,
+    pruning,
+    sparsity,
+    training,
+)
 from slimcnn.checks import sparse_formats
 from slimcnn.sparsity.kernels import matmul_kernels
 
@@ -397,7 +405,9 @@ with tempfile.TemporaryDirectory() as folder:
     sparse_size = path.stat().st_size
     back = sparsity.load_encoded(checkpoints.load("resnet14"), path)
 dense_size = metrics.saved_bytes(networks["dense"])
-print(f"{dense_size:,} -> {sparse_size:,} bytes, a factor of {dense_size / sparse_size:.1f}")
+print(
+    f"{dense_size:,} -> {sparse_size:,} bytes, a factor of {dense_size / sparse_size:.1f}"
+)
 
 # %% [markdown]
 # Ten times fewer weights, but the factor is smaller than ten: the difference is the price of
@@ -474,10 +484,15 @@ def products(rows, inner, positions, share):
 # The three layers have the same number of MACs, about, and very different shapes.
 
 # %%
-layers = {"stage 1": (32, 288, 196), "stage 2": (64, 576, 49), "stage 3": (128, 1152, 16)}
+layers = {
+    "stage 1": (32, 288, 196),
+    "stage 2": (64, 576, 49),
+    "stage 3": (128, 1152, 16),
+}
 shares = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 timed = {
-    layer: [products(*shape, share) for share in shares] for layer, shape in layers.items()
+    layer: [products(*shape, share) for share in shares]
+    for layer, shape in layers.items()
 }
 
 # %% [markdown]
