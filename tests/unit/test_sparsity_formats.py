@@ -260,8 +260,13 @@ def test_the_header_names_type_and_shape(dtype):
         ((16, 8, 3, 3), 0.3),
         ((2, 70_000), 0.003),  # 32 bits for columns
         ((70_000, 2), 0.5),  # 32 bits for rows and pointers
+        ((255, 255), 0.05),
         ((256, 256), 0.05),  # the largest of each 8-bit index
         ((257, 257), 0.05),  # one more
+        ((1, 65_536), 0.01),  # the same of 16 bits
+        ((1, 65_537), 0.01),
+        ((65_536, 1), 0.01),
+        ((65_537, 1), 0.01),
         ((500,), 0.1),
         ((6, 9), 0.0),
         ((6, 9), 1.0),
@@ -272,6 +277,8 @@ def test_coo_and_csr_have_scipys_arrays(shape, density):
     matrix = matrix_of(tensor).numpy()
     rows, columns = matrix.shape
     start = sparsity.header_bytes(tensor.ndim)
+    for name in FORMATS:
+        assert_same(decode(encode(tensor, name)), tensor)
 
     theirs = sparse.coo_array(matrix)
     (count,), body = take(encode(tensor, "coo")[start:], np.uint32, 1)
@@ -303,6 +310,9 @@ def test_coo_and_csr_have_scipys_arrays(shape, density):
         ((40, 600), (1, 2), 0.05),  # 16-bit columns and pointers
         ((8, 4, 3, 3), (2, 9), 0.05),
         ((9, 9), (2, 2), 0.0),
+        ((3, 255), (2, 1), 0.05),
+        ((3, 256), (2, 1), 0.05),  # the last column that 8 bits can say
+        ((3, 257), (2, 1), 0.05),
     ],
 )
 def test_bsr_has_scipys_arrays(shape, block, density):
@@ -314,6 +324,7 @@ def test_bsr_has_scipys_arrays(shape, block, density):
     theirs = sparse.bsr_array(padded, blocksize=block)
     theirs.sort_indices()
     high, wide = padded.shape[0] // block[0], padded.shape[1] // block[1]
+    assert_same(decode(encode(tensor, "bsr", block=block)), tensor)
     body = encode(tensor, "bsr", block=block)[sparsity.header_bytes(tensor.ndim) :]
     (count,), body = take(body, np.uint32, 1)
     starts, body = take(body, width(count), high + 1)
@@ -421,6 +432,10 @@ def stored_units(tensor, name, block):
         ((5, 51), 1.0),  # 255 values: the last that 8 bits can count to
         ((4, 64), 1.0),  # 256
         ((1000,), 0.05),
+        ((256, 1), 1.0),
+        ((257, 1), 1.0),
+        ((1, 65_536), 0.001),
+        ((1, 65_537), 0.001),
         ((3, 3), 0.0),
         ((0, 3), 0.0),
         ((3, 0), 0.0),
@@ -735,6 +750,12 @@ def test_sizes_that_do_not_exist_are_refused(name, shape, stored, options, messa
     if "are to be stored" not in message and "values" not in message:
         with pytest.raises(ValueError, match=message):
             sparsity.break_even(name, shape, **options)
+
+
+def test_what_is_missing_is_named():
+    data = encode(torch.ones(3), "dense")  # 15 bytes before the numbers
+    with pytest.raises(FormatError, match="ends too early: 26 bytes, at least 27 needed"):
+        decode(data[:-1])
 
 
 def test_a_format_error_is_a_value_error():

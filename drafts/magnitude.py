@@ -1,0 +1,619 @@
+# %% [markdown]
+# # Pruning single weights
+#
+# Which weights can a trained network do without, and how many? This lesson changes the
+# non-zeros of ResNet-14: from all of its weights to a tenth of them, and fewer.
+#
+# **You will**
+#
+# - score weights by magnitude, by gradient, and at random, and say what each score
+#   assumes about the loss;
+# - turn scores into masks of an exact sparsity, layer by layer or over all layers at once;
+# - keep zeros at zero while an optimizer with momentum and weight decay trains the rest;
+# - prune gradually, and compare with a control that most papers forget;
+# - say why a masked network is neither smaller nor faster yet.
+#
+# **You need** chapter 1: [cost](../01-measuring/cost.ipynb) and
+# [accuracy](../01-measuring/accuracy.ipynb). Symbols are on the
+# [notation page](../../book/notation.md).
+#
+# **Time** 45 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import copy
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils import prune
+
+from slimcnn import checkpoints, data, latency, metrics, plotting, pruning, report, training
+from slimcnn.checks import pruning_weights
+from slimcnn.training import Recipe
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# ResNet-14, trained, and 500 validation images to look at: everything that we try out in
+# this lesson is measured on validation, and the test set is left for the records of
+# finished recipes at the end.
+
+# %%
+dense = checkpoints.load("resnet14")
+validation = data.load("validation").subset(500)
+
+
+def accuracy(model):
+    return training.evaluate(model, validation)
+
+
+print(f"dense: {metrics.count_nonzeros(dense):,} non-zeros, {accuracy(dense):.1f} %")
+
+# %% [markdown]
+# What do its weights look like? A histogram of three layers:
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.6))
+for ax, name in zip(axes, ("stage1.0.conv1", "stage2.0.conv2", "stage3.1.conv2")):
+    weight = dense.get_submodule(name).weight.detach().flatten()
+    ax.hist(weight.numpy(), bins=80)
+    ax.set(title=name, xlabel="weight", yticks=[])
+_ = axes[0].set_ylabel("how many")
+
+# %% [markdown]
+# Bells around zero, and the later the layer, the narrower and the more weights. Most
+# numbers of the last stage are tiny beside its largest ones. Surely they cannot matter
+# much?
+#
+# ## The idea
+#
+# Ask the loss. Setting weight $w_i$ to zero moves it by $-w_i$, and Taylor's theorem says
+# what that does, with the gradient $g_i = \partial L / \partial w_i$ and the curvature
+# $h_i = \partial^2 L / \partial w_i^2$:
+#
+# $$
+# \Delta L_i \;\approx\; -\,g_i\, w_i \;+\; \tfrac{1}{2}\, h_i\, w_i^2 .
+# $$ (eq-taylor)
+#
+# Every classic score is a reading of {eq}`eq-taylor`.
+#
+# - **Magnitude**, $q_i = |w_i|$. At the end of training the gradients are near zero, so
+#   the second term decides; and if all curvatures were equal, it would rank weights by
+#   $w_i^2$, so by $|w_i|$ {cite:p}`han2015learning`. (Ranking by $w_i^2$ instead gives
+#   the same mask: whoever sells "L2 pruning" of single weights sells the same thing.)
+# - **Taylor**, $q_i = (g_i w_i)^2$, averaged over batches: the first term, squared, since
+#   a change in either direction is a change {cite:p}`molchanov2019importance`.
+# - **SNIP**, $q_i = |g_i w_i|$ with the gradient of the mean loss, as a share of the sum.
+#   It was made to prune *before* training, when gradients are large
+#   {cite:p}`lee2019snip`.
+# - **Random**: the control. A score that does not beat it knows nothing.
+#
+# ## By hand
+#
+# Four weights and their gradients. Half of them must go. Which?
+
+# %% tags=["nbval-check-output"]
+weight = torch.tensor([[0.9, -0.1], [0.4, -0.6]])
+gradient = torch.tensor([[0.1, -2.0], [0.1, 0.5]])
+for name, score in (
+    ("magnitude", weight.abs()),
+    ("Taylor", (weight * gradient) ** 2),
+):
+    print(f"{name:10}", [round(x, 4) for x in score.flatten().tolist()])
+    print("  stays   ", pruning.mask_of(score, 0.5).int().tolist())
+
+# %% [markdown]
+# Magnitude keeps 0.9 and −0.6. Taylor keeps −0.6, whose product with the gradient is
+# largest, and then the *smallest* weight, −0.1: the loss is steep there. The two
+# disagree about two of four weights. Which of them is right about a network, we
+# measure below.
+#
+# ## From scratch
+#
+# A mask of sparsity $s$ has `round(s * n)` zeros, exactly. The tempting way, "drop what
+# is below the k-th smallest value", is wrong when values are equal:
+
+
+# %%
+def threshold_mask(scores, sparsity):
+    """Drops too few or too many where scores are equal."""
+    count = round(sparsity * scores.numel())
+    threshold = scores.flatten().sort().values[count - 1]
+    return scores > threshold
+
+
+# %% [markdown]
+# Quantized weights, zeros from an earlier pruning, and tied scores are all common. We sort
+# *positions* instead, and drop the first ones.
+
+
+# %%
+def magnitude_mask(weight, sparsity):
+    """True where a weight stays; exactly round(sparsity * n) are False."""
+    scores = weight.abs().flatten()
+    mask = torch.ones(scores.numel(), dtype=torch.bool)
+    mask[scores.argsort(stable=True)[: round(sparsity * scores.numel())]] = False
+    return mask.view(weight.shape)
+
+
+# %% [markdown]
+# A tensor with ties shows the difference, and the equality cell compares with the package,
+# for many sparsities, 0 % and 100 % among them.
+
+# %% tags=["nbval-check-output"]
+tied = torch.tensor([1.0, 1.0, 1.0, 2.0])
+print("half, by threshold:", threshold_mask(tied, 0.5).tolist())
+print("half, by position: ", magnitude_mask(tied, 0.5).tolist())
+for sparsity in (0.0, 0.3, 0.5, 0.9, 1.0):
+    weight = torch.randn(8, 4, 3, 3)
+    theirs = pruning.mask_of(weight.abs(), sparsity)
+    torch.testing.assert_close(magnitude_mask(weight, sparsity), theirs)
+
+# %% [markdown]
+# ### One threshold for all?
+#
+# A network has many layers. **Layer-wise** pruning takes the same share of each;
+# **global** pruning ranks all weights in one list, so a layer of small weights loses more.
+# At 90 % over the whole network:
+
+# %%
+scores = pruning.magnitude(dense)
+masks = {
+    "layer-wise": pruning.layerwise_masks(scores, 0.9),
+    "global": pruning.global_masks(scores, 0.9),
+}
+assert abs(pruning.sparsity_of(masks["global"]) - 0.9) < 1e-5
+
+# %% [markdown]
+# The bars are what is left of each layer:
+
+# %%
+fig, ax = plt.subplots(figsize=(6.4, 3.4))
+names = [name.removesuffix(".weight") for name in scores]
+for shift, (kind, found) in zip((-0.2, 0.2), masks.items()):
+    left = [100 * mask.float().mean().item() for mask in found.values()]
+    ax.barh([i + shift for i in range(len(left))], left, 0.4, label=kind)
+ax.set(yticks=range(len(names)), yticklabels=names, xlabel="weights left (%)")
+ax.invert_yaxis()
+_ = ax.legend()
+
+# %% [markdown]
+# The global threshold spares the stem, the shortcuts and the classifier, a few thousand
+# weights, and empties the last stage, which holds three quarters of all. It never saw a
+# sensitivity, only magnitudes; the next section checks whether it is right.
+#
+# ## On the network
+#
+# ### The sensitivity scan
+#
+# Prune one layer at a time, leave all others whole, and measure. Fifteen convolutions and
+# a linear layer, at two sparsities each:
+
+# %%
+levels = (0.6, 0.9)
+scan = pruning.weight_sensitivity(dense, scores, levels, accuracy)
+lost = {level: [found[0][1] - dict(found)[level] for found in scan.values()] for level in levels}
+
+# %% [markdown]
+# The scan draws itself: long bars are layers that cannot be pruned by themselves.
+
+# %%
+fig, ax = plt.subplots(figsize=(6.4, 3.4))
+for shift, level in zip((-0.2, 0.2), levels):
+    rows = [row + shift for row in range(len(names))]
+    ax.barh(rows, lost[level], 0.4, label=f"{100 * level:.0f} % of the layer zero")
+ax.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy lost (points)")
+ax.invert_yaxis()
+_ = ax.legend()
+
+# %% [markdown]
+# The stem suffers most, and the last stage hardly notices: the global threshold was
+# right without knowing it. Early layers have few weights, each used at many positions.
+#
+# ### One shot, five scores
+#
+# Now the whole network at once, without any training afterwards, by each of the scores.
+# The gradients come from 2,000 training images.
+
+
+# %%
+train = data.load("train")
+batches = [
+    data.Batch(data.normalize(train.images[i : i + 250]), train.labels[i : i + 250], None)
+    for i in range(0, 2000, 250)
+]
+generator = torch.Generator().manual_seed(0)
+scored = {
+    name: getattr(pruning, name)(dense, batches, generator)
+    for name in ("magnitude", "taylor", "snip", "random")
+}
+
+
+# %% [markdown]
+# For each we take a global mask, and for magnitude a layer-wise one as well.
+
+# %%
+levels = (0.3, 0.5, 0.6, 0.7, 0.8)
+curves = {}
+for name, found in scored.items():
+    curves[name] = [
+        accuracy(pruning.apply_masks(dense, pruning.global_masks(found, level))) for level in levels
+    ]
+curves["magnitude, layer-wise"] = [
+    accuracy(pruning.apply_masks(dense, pruning.layerwise_masks(scores, level))) for level in levels
+]
+
+# %% [markdown]
+# No fine-tuning yet: this is the raw damage.
+
+# %%
+fig, ax = plt.subplots()
+for (name, found), marker in zip(curves.items(), plotting.MARKERS):
+    ax.plot([100 * level for level in levels], found, marker=marker, label=name)
+ax.axhline(accuracy(dense), color="black", linestyle=":", label="dense")
+ax.set(xlabel="zeros (%)", ylabel="validation accuracy (%)")
+_ = ax.legend()
+
+# %% [markdown]
+# Random pruning falls at once. Magnitude holds longest of the scores that read no data,
+# and the gradient scores do not beat it here: at the end of a training, $g_i$ is noise
+# around zero, and {eq}`eq-taylor` has lost its first term. Up to a point, pruning is free.
+# Beyond it the network needs help.
+#
+# ### The cheapest help: batch norm
+#
+# A pruned filter gives activations of another mean and variance. The running statistics of
+# the batch norm after it still speak of the old ones. **Recalibration** measures
+# them again, on training images, without changing a weight:
+
+# %%
+pruned = pruning.finalize(pruning.apply_masks(dense, masks["global"]))
+recalibrated = pruning.recalibrate(pruned, train.images[:2000])
+before, repaired = accuracy(pruned), accuracy(recalibrated)
+print(f"90 % zeros: {before:.1f} %; with statistics measured anew: {repaired:.1f} %")
+
+# %% [markdown]
+# A minute of arithmetic for many points. It costs no labels and no gradient, so it is
+# worth trying whenever anything was done to the weights of a network with batch norm.
+#
+# ### Masks that survive the optimizer
+#
+# To get the rest back we train. But a weight that was set to zero does not stay there:
+
+# %%
+broken = copy.deepcopy(pruned)
+optimizer = torch.optim.SGD(broken.parameters(), lr=0.01, momentum=0.9)
+images, labels = data.normalize(train.images[:64]), train.labels[:64]
+nn.functional.cross_entropy(broken.train()(images), labels).backward()
+optimizer.step()
+print(f"non-zeros {metrics.count_nonzeros(pruned):,}", end=" -> ")
+print(f"{metrics.count_nonzeros(broken):,} after a single step")
+
+# %% [markdown]
+# Zeroing the *gradients* of pruned weights is a common mend, and not enough: momentum
+# from before the pruning moves them on, and Adam divides by a memory of old
+# gradients. `apply_masks` takes another way. The network computes with
+# $\mathbf{M} \odot \mathbf{W}$, mask times weight, *whenever it uses the weight*, so the
+# optimizer may do to $\mathbf{W}$ what it likes:
+
+# %%
+masked = pruning.apply_masks(dense, masks["global"])
+for kind in (torch.optim.SGD, torch.optim.AdamW):
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(masked.parameters(), lr=0.01, weight_decay=0.01, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(masked.train()(images), labels).backward()
+        optimizer.step()
+    print(kind.__name__, f"{metrics.count_nonzeros(masked):,} non-zeros")
+
+# %% [markdown]
+# ### Fine-tuning, at once or gradually
+#
+# With masks in place, training goes on as usual. One short epoch on 8,000 images:
+
+# %%
+short = Recipe(epochs=1, lr=0.02, average=0.0)
+masked = pruning.apply_masks(dense, masks["global"])
+tuned, _ = training.fit(masked, train.subset(8_000), short, seed=0, progress=False)
+print(f"90 % zeros, one short epoch: {accuracy(tuned):.1f} %")
+
+# %% [markdown]
+# **Gradual** pruning does not ask for all zeros at once. It removes a little, lets the
+# network recover, removes a little more. Zhu and Gupta raise the sparsity along a cubic
+# {cite:p}`zhu2017prune`, fast at first, while there is much to spare, and slowly at the
+# end:
+#
+# $$
+# s(t) = s_\text{final} + (s_0 - s_\text{final}) \left(1 - \frac{t}{T}\right)^{3} .
+# $$ (eq-cubic)
+#
+# In code it is a function that `fit` calls before each step, and that tightens the
+# masks now and then:
+
+# %% tags=["nbval-check-output"]
+print([round(pruning.cubic(t / 8, final=0.9), 3) for t in range(9)])
+# An epoch of 8,000 images has 32 steps of 256.
+schedule = pruning.GradualPruning(final=0.9, steps=24, every=4)
+whole = pruning.apply_masks(dense, pruning.layerwise_masks(scores, 0.0))
+gradual, _ = training.fit(
+    whole, train.subset(8_000), short, seed=0, before_step=schedule, progress=False
+)
+print(f"zeros at the end: {pruning.sparsity_of(pruning.masks_of(gradual)):.4f}")
+
+# %% [markdown]
+# One epoch is too short to compare the two. The long runs, six epochs on all 55,000
+# images from each of three seeds, were done beforehand by `scripts/sweep_pruning.py`. Their
+# records, on the test set:
+
+# %%
+records = [r for r in report.load_records("pruning") if r.technique == "weight pruning"]
+control = [r for r in report.load_records("pruning") if r.settings["variant"] == "dense control"]
+report.table([*control, *records])
+
+# %% [markdown]
+# The curve of the recommended recipe, gradual and global, beside the alternatives at 90 %.
+# Every point had the same six epochs, and so had the **dense control**: the baseline,
+# trained on for as long with nothing removed. Most papers compare with the
+# baseline instead, and credit pruning with what the extra epochs did.
+
+# %%
+report.tradeoff([*control, *records], cost="nonzeros")
+
+# %% [markdown]
+# Is what 90 % zeros cost more than noise? We compare image by image and over the seeds, as
+# the [accuracy lesson](../01-measuring/accuracy.ipynb) taught, with the baseline and with
+# the control.
+
+# %%
+labels = data.load("test").labels
+
+
+def right(variant):
+    """Correct or not, for each seed and test image."""
+    return report.load_predictions("pruning", variant) == labels
+
+
+baseline = checkpoints.predictions("resnet14") == labels
+for name, other in (("baseline", baseline), ("control", right("dense control"))):
+    for zeros in (80, 90, 95):
+        paired = metrics.paired_bootstrap(right(f"gradual {zeros}"), other)
+        print(f"{zeros} % zeros against the {name:9} {paired}")
+
+# %% [markdown]
+# ### Rewinding: was it the weights or the mask?
+#
+# Frankle and Carbin asked a stranger question {cite:p}`frankle2019lottery`. Take the mask
+# that pruning found, and train the sparse network from an *early* state of its own
+# weights: can it learn what the dense network learned? In their small networks it
+# could, from the very beginning; in larger ones from a little later, which is called
+# **rewinding** {cite:p}`frankle2020linear`. With the same mask and *new* random weights it
+# could not. Our three short runs, ten epochs each at 90 % zeros:
+
+# %%
+lottery = [r for r in report.load_records("sparsity") if "ten epochs" in r.settings["variant"]]
+for record in lottery:
+    print(f"{record.settings['variant']:32} {record.accuracy:.2f} %")
+
+# %% [markdown]
+# ## Why it works, when it does not
+#
+# **Layer collapse.** A global threshold knows no layers. Push it far enough and some layer
+# loses its last weight; then nothing passes, and no training can repair it, since no
+# gradient passes either {cite:p}`tanaka2020pruning`.
+
+# %%
+for level in (0.98, 0.99, 0.995, 0.998):
+    found = pruning.global_masks(scores, level)
+    print(f"{100 * level:.1f} % zeros: empty layers {pruning.collapsed_layers(found)}")
+
+# %% [markdown]
+# In a residual network the shortcut carries the signal around an empty block: it survives
+# with fewer layers. A network without shortcuts would be dead.
+#
+# **Masked is not faster, and not smaller.** We time the dense and the masked network in
+# ONNX Runtime, and look at their files:
+
+# %%
+image = torch.zeros(1, 1, 28, 28)
+plain = pruning.finalize(gradual)
+timed = latency.measure(
+    {
+        "dense": latency.onnxruntime(dense, image),
+        "90 % zeros": latency.onnxruntime(plain, image),
+    },
+    rounds=100,
+)
+for (name, found), model in zip(timed.items(), (dense, plain)):
+    print(f"{name:11} {found.median:.3f} ms, file {metrics.saved_bytes(model):,} bytes")
+
+# %% [markdown]
+# A zero is multiplied like any other number and takes four bytes like any other number.
+# What it needs is a format that leaves it out and a kernel that skips it: chapter 3. The
+# next lesson takes the other way and removes whole filters, so that dense
+# kernels have less to do.
+#
+# ### Find the bug
+#
+# A tutorial that was copied many times prunes by "keeping the large weights of the state
+# dict". Before you run it: which *two* things are wrong with it?
+
+# %% tags=["raises-exception"]
+state = dense.state_dict()
+kept = {name: tensor for name, tensor in state.items() if tensor.abs() > 0.01}
+
+# %% [markdown]
+# A tensor of many numbers has no single truth value, so Python refuses. And had it not: a
+# state dict with fewer entries is not a sparse network but a broken file, since
+# `load_state_dict` wants every tensor. The unit of pruning is the weight *inside* a tensor, and
+# the tensor keeps its shape.
+#
+# ## What practitioners use
+#
+# `torch.nn.utils.prune` comes with PyTorch. Its global magnitude pruning must give our
+# mask:
+
+# %%
+theirs = copy.deepcopy(dense)
+layers = [(theirs.get_submodule(name.removesuffix(".weight")), "weight") for name in scores]
+prune.global_unstructured(layers, prune.L1Unstructured, amount=0.9)
+same = sum(
+    int((module.weight_mask.bool() == masks["global"][name]).sum())
+    for (module, _), name in zip(layers, scores)
+)
+total = sum(mask.numel() for mask in masks["global"].values())
+print(f"{same:,} of {total:,} mask entries agree")
+
+# %% [markdown]
+# It keeps `weight_orig` and `weight_mask` beside each other, computes the product in a
+# hook before each forward pass, and `prune.remove` makes the zeros permanent. It has no
+# schedule, no gradient scores, and its file is *larger* than the dense one as long as
+# the masks are in it.
+#
+# A network that is not ours: torchvision's ResNet-18 for color images, from which one
+# global threshold takes 80 %. (Its weights are random here; with trained ones only the
+# shares differ.)
+
+# %%
+foreign = torchvision.models.resnet18(weights=None)
+found = pruning.global_masks(pruning.magnitude(foreign), 0.8)
+sparse = pruning.finalize(pruning.apply_masks(foreign, found))
+print(f"{metrics.count_parameters(foreign):,} parameters", end=", ")
+print(f"{metrics.count_nonzeros(sparse):,} of them not zero")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# Large networks are trained for much longer and are less redundant for their harder task:
+# 80 to 90 % zeros at a small loss is usual for ResNet-50, not 95 %. Gale and colleagues
+# compared magnitude with far more complicated methods there and found that it holds
+# its own if it is tuned as carefully {cite:p}`gale2019state`.
+# ```
+#
+# ## Paper and us
+#
+# | | reports | we measured |
+# |---|---|---|
+# | {cite:t}`han2015learning`, AlexNet on ImageNet | 9 times fewer weights, no accuracy lost | the table above |
+# | {cite:t}`zhu2017prune` | large sparse networks beat small dense ones of as many non-zeros | the student in chapter 1 has 54,346 weights: compare it with 90 % and 95 % zeros |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+at = dict(zip(levels, range(len(levels)), strict=True))
+assert curves["magnitude"][at[0.5]] > accuracy(dense) - 3, "half is nearly free"
+assert curves["random"][at[0.3]] < curves["magnitude"][at[0.3]] - 5
+assert curves["magnitude"][at[0.7]] > curves["magnitude, layer-wise"][at[0.7]]
+assert repaired > before + 5, "recalibration repairs much"
+assert metrics.count_nonzeros(broken) > 2 * metrics.count_nonzeros(pruned)
+assert abs(pruning.sparsity_of(pruning.masks_of(gradual)) - 0.9) < 1e-4
+assert metrics.saved_bytes(plain) == metrics.saved_bytes(dense)
+assert timed["90 % zeros"].median > 0.7 * timed["dense"].median, "not faster"
+assert same == total, "PyTorch's mask is ours"
+loss = metrics.paired_bootstrap(right("gradual 90"), baseline)
+assert loss.difference > -0.5, "90 % zeros cost less than half a point"
+
+# %% [markdown]
+# ## Your turn
+#
+# Write the cubic schedule of {eq}`eq-cubic`: the sparsity at step `t` of `T`, from `initial`
+# to `final`. After step $T$ it stays at `final`. Replace the `...` and run the cell.
+
+
+# %%
+def sparsity_at(t, T, initial, final):
+    return ...
+
+
+pruning_weights.cubic(sparsity_at)
+
+# %% [markdown]
+# ## Summary
+#
+# A score is a guess at {eq}`eq-taylor`, and for a trained network magnitude is a good
+# one. One threshold for all layers spares the layers that need it. Masks hold if the
+# network computes with them; an optimizer alone brings zeros back. Most weights can go
+# if the network is trained on while they go, and the gain has to be measured against a
+# dense network that was trained on as well. So far nothing is smaller or faster.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-magnitude-square
+# A library offers "L1 pruning" and "L2 pruning" of single weights. When do their masks
+# differ?
+# ```
+#
+# ```{solution} ex-magnitude-square
+# :class: dropdown
+# Never: $|w|$ and $w^2$ rank single weights alike. They differ for whole filters, where
+# the norms are sums.
+# ```
+#
+# ```{exercise}
+# :label: ex-magnitude-control
+# After pruning to 50 % and five epochs of fine-tuning a network is 0.3 points *better*
+# than before. Did pruning help?
+# ```
+#
+# ```{solution} ex-magnitude-control
+# :class: dropdown
+# It cannot be said without the control: the dense network after the same five epochs.
+# And 0.3 points on 10,000 images is within the interval of a single run: compare paired,
+# over several seeds.
+# ```
+#
+# ```{exercise}
+# :label: ex-magnitude-adam
+# Gradients of pruned weights are set to zero before each step of Adam with weight decay
+# (not decoupled, added to the gradient). Do the zeros stay?
+# ```
+#
+# ```{solution} ex-magnitude-adam
+# :class: dropdown
+# A weight that is exactly zero has no decay, and its gradient is zero; but Adam's running
+# mean still holds gradients from before the pruning, so the next steps move it. With
+# fresh optimizer states the zeros stay. A mask in the forward pass does not depend on any of this.
+# ```
+#
+# ```{exercise}
+# :label: ex-magnitude-collapse
+# Why does global magnitude pruning empty the last stage of ResNet-14 first?
+# ```
+#
+# ```{solution} ex-magnitude-collapse
+# :class: dropdown
+# He initialization and weight decay leave weights of a layer with many inputs
+# smaller: their standard deviation falls with the square root of the fan. One threshold
+# for all layers therefore takes most where the fans are largest.
+# ```
+#
+# ## Where next
+#
+# - Next lesson: whole filters, so that tensors get smaller for real.
+# - {cite:t}`frankle2019lottery` for the question, {cite:t}`blalock2020state` for how
+#   badly pruning papers can be compared, and why.

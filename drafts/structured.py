@@ -1,0 +1,499 @@
+# %% [markdown]
+# # Pruning channels
+#
+# Half of the arithmetic of ResNet-14, or three quarters: can it go so that a phone really
+# runs faster? This lesson changes parameters, MACs, bytes *and* latency, by removing
+# whole filters and building the smaller network for real.
+#
+# **You will**
+#
+# - rank filters by norm, gradient, batch-norm scale, and distance to the median;
+# - derive by hand which tensors must lose a channel together in a residual network, and
+#   let a program find it for any network;
+# - cut the tensors, and show that the smaller network computes what the masked one did;
+# - divide a budget of MACs among the layers by their sensitivity, in multiples of 8 that
+#   a runtime likes;
+# - judge the result against the two controls: a network trained longer, and a small
+#   network trained from scratch.
+#
+# **You need** [Pruning single weights](magnitude.ipynb) and
+# [Latency](../01-measuring/latency.ipynb). Symbols are on the
+# [notation page](../../book/notation.md).
+#
+# **Time** 45 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import copy
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from torch import nn
+
+from slimcnn import checkpoints, data, latency, metrics, plotting, pruning, report, training
+from slimcnn.checks import pruning_channels
+from slimcnn.models import ResNet14
+from slimcnn.training import Recipe
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# The trained ResNet-14, what it costs, and how fast ONNX Runtime runs it on one thread:
+
+# %%
+dense = checkpoints.load("resnet14")
+image = torch.zeros(1, 1, 28, 28)
+validation = data.load("validation").subset(500)
+
+
+def accuracy(model):
+    return training.evaluate(model, validation)
+
+
+print(f"{metrics.count_parameters(dense):,} parameters", end=", ")
+print(f"{metrics.count_macs(dense):,} MACs, {accuracy(dense):.1f} % on 500 images")
+
+# %% [markdown]
+# ## The idea
+#
+# Scattered zeros need special formats and kernels. A whole **filter** does not: without it
+# the layer's weight is a smaller dense tensor, and so is the next layer's, which has one input
+# channel less. Dense kernels run both, only with less to do. A layer that keeps the
+# shares $a$ of its inputs and $b$ of its outputs keeps
+#
+# $$
+# M' = a\,b\,M ,
+# \qquad
+# P' = a\,b\,P
+# $$ (eq-channel-macs)
+#
+# of its MACs and weights: with three quarters of all channels left, $9/16$ of the
+# arithmetic.
+#
+# Two questions follow. *Which* filters? And *what else* has to go with them?
+#
+# ### Which filters
+#
+# The scores of the last lesson have relatives that give one number to a filter:
+#
+# - **L1** or **L2 norm** of the filter {cite:p}`li2017pruning`;
+# - the **batch-norm scale** $|\gamma|$ of its channel. Network slimming adds
+#   $\lambda \sum |\gamma|$ to the loss first, so that scales of useless channels shrink
+#   {cite:p}`liu2017learning`;
+# - **Taylor**: $(\sum g_i w_i)^2$ over the filter, the squared first-order effect of
+#   removing it {cite:p}`molchanov2019importance`;
+# - **FPGM**: the sum of the distances to all other filters of the layer. It drops what is
+#   *replaceable*, not what is small {cite:p}`he2019filter`;
+# - **random**, the control.
+#
+# ### What goes with them
+#
+# In a chain of layers, filter $i$ takes along its bias, its entries in the batch norm,
+# and input channel $i$ of the next layer. In a residual network that is not enough. The
+# block computes $y = F(x) + S(x)$, channel by channel, and if $F$ lost its channel 5, $S$
+# has to lose channel 5 as well, and whoever made $x$, if $S$ is the identity. All that is
+# tied like this is a **dependency group** {cite:p}`fang2023depgraph`.
+#
+# ## By hand
+#
+# Take ResNet-14's first stage and write down who is tied to whom. The stem's output goes
+# into block 1, whose shortcut is the identity: so `conv` and `stage1.0.conv2` add up,
+# and block 2 adds `stage1.1.conv2` to the same sum. Three convolutions make one group of 32
+# channels. Its readers are the first convolutions of blocks 1 and 2, and the two that begin
+# stage 2. The *inner* channels of a block, between its two convolutions, are tied to nothing
+# else.
+#
+# By the same reasoning each later stage has one group for its sums, three in all, and the
+# six blocks have one inner group each: nine groups. The scores of a tied group must be
+# added up over its members; a filter that is small in one of them may be large in another.
+#
+# ## From scratch
+#
+# How would a program find this out? Give every channel a **label** when it is born, at the
+# output of a convolution, and let the labels travel with the numbers. An addition declares
+# the labels that meet to be one. A convolution that reads labels notes them, and gives birth
+# to new ones. In the end, all that shares a label goes together. A toy network of
+# two convolutions and an addition, with labels as strings:
+
+
+# %%
+def tie(groups, a, b):
+    """Merge the groups of labels a and b."""
+    merged = groups[a] | groups[b]
+    for label in merged:
+        groups[label] = merged
+
+
+labels = [[f"{layer}:{i}" for i in range(3)] for layer in ("conv1", "conv2")]
+groups = {label: {label} for layer in labels for label in layer}
+for a, b in zip(*labels):  # the addition conv1(x) + conv2(x)
+    tie(groups, a, b)
+
+# %% [markdown]
+# Channel 1 of both convolutions has become one thing that stays or goes:
+
+# %% tags=["nbval-check-output"]
+print(sorted(groups["conv1:1"]))
+
+# %% [markdown]
+# `pruning.find_groups` does this with a real forward pass. Each activation has a tensor of
+# labels beside it, of the same shape, and whatever the network does to the activation,
+# a reshape, a concatenation, a channel shuffle, is done to the labels as well. It needs no
+# list of known architectures. An operation that mixes channels in a way that it does not
+# know is named, and the network is left alone.
+
+# %% tags=["nbval-check-output"]
+groups = pruning.find_groups(dense, image)
+for group in groups:
+    makers = [m.tensor for m in group.of_role("producer")]
+    readers = len(group.of_role("consumer"))
+    print(f"{group.name:15}{group.size:4} channels, readers {readers}:", *makers)
+
+# %% [markdown]
+# Nine groups, as derived. Now the surgery, for one inner group: filter rows, batch-norm
+# entries, and the columns of the next layer.
+
+
+# %%
+def without(block, gone):
+    """A residual block without the inner channels in `gone`."""
+    block = copy.deepcopy(block)
+    keep = [i for i in range(block.conv1.out_channels) if i not in gone]
+    for layer, dim, name in (
+        (block.conv1, 0, "weight"),
+        (block.conv2, 1, "weight"),
+        *((block.bn1, 0, n) for n in ("weight", "bias", "running_mean", "running_var")),
+    ):
+        tensor = getattr(layer, name).data.index_select(dim, torch.tensor(keep))
+        is_weight = isinstance(getattr(layer, name), nn.Parameter)
+        setattr(layer, name, nn.Parameter(tensor) if is_weight else tensor)
+    return block
+
+
+# %% [markdown]
+# Equality cell: our block, the package's `shrink`, and `mask_channels`, which only writes
+# zeros, compute the same.
+
+# %%
+gone = {1, 4, 20}
+keep = torch.tensor([i not in gone for i in range(32)])
+smaller = pruning.shrink(dense, groups, {"stage1.0.conv1": keep})
+masked = pruning.mask_channels(dense, groups, {"stage1.0.conv1": keep})
+x = torch.rand(4, 32, 14, 14)
+mine = without(dense.stage1[0], gone).eval()
+with torch.no_grad():
+    torch.testing.assert_close(mine(x), smaller.stage1[0](x))
+    torch.testing.assert_close(mine(x), masked.stage1[0](x))
+
+# %% [markdown]
+# ## On the network
+#
+# ### Half of the MACs, but of which layers?
+#
+# First a score, here the L1 norm, added up over each group. Then the sensitivity of each
+# group: its lowest channels go, all else stays, and we look at the accuracy.
+
+# %%
+scores = pruning.group_scores(groups, pruning.filter_l1(dense))
+fractions = (0.25, 0.5, 0.75)
+scan = pruning.channel_sensitivity(dense, groups, scores, fractions, accuracy)
+
+# %% [markdown]
+# A line for each group. Tied groups are drawn solid, inner ones dashed.
+
+# %%
+fig, ax = plt.subplots()
+for index, (name, points) in enumerate(scan.items()):
+    tied = len(groups[name].of_role("producer")) > 1
+    removed, found = zip(*points)
+    style = "-" if tied else "--"
+    color = plotting.PALETTE[index % len(plotting.PALETTE)]
+    ax.plot([100 * r for r in removed], found, style, color=color, label=name)
+ax.set(xlabel="channels removed (%)", ylabel="accuracy (%), no fine-tuning")
+_ = ax.legend(ncols=2, fontsize=7)
+
+# %% [markdown]
+# The tied groups, on which whole stages hang, suffer far more than the inner ones. A
+# uniform ratio ignores this. `pruning.allocate` reads the curves: it picks one level of
+# damage for all groups, such that the budget is met, and never exceeds the budget.
+
+# %%
+curves = pruning.damage_curves(scan)
+uniform = {group.name: lambda removed: removed for group in groups}
+plans = {
+    "uniform": pruning.allocate(groups, uniform, budget=0.5),
+    "by sensitivity": pruning.allocate(groups, curves, budget=0.5),
+    "in eights": pruning.allocate(groups, curves, budget=0.5, round_to=8),
+}
+
+# %% [markdown]
+# Three plans with half of the MACs. What does each keep, and how accurate is it before any
+# training? (Batch-norm statistics are measured anew, as in the last lesson.)
+
+# %%
+train = data.load("train")
+raw = {}
+for name, counts in plans.items():
+    keep = pruning.keep_best(groups, scores, counts)
+    pruned = pruning.recalibrate(pruning.shrink(dense, groups, keep), train.images[:1000])
+    raw[name] = accuracy(pruned)
+    share = metrics.count_macs(pruned) / metrics.count_macs(dense)
+    print(f"{name:15}{100 * share:5.1f} % of the MACs, {raw[name]:.1f} %", *counts.values())
+
+# %% [markdown]
+# ### Save, load, export
+#
+# The smaller network is an ordinary `ResNet14` with other shapes. Its file holds its
+# weights and nothing else; `load_pruned` reads the shapes from the file, so no one needs to
+# remember which channels went.
+
+# %%
+keep = pruning.keep_best(groups, scores, plans["in eights"])
+smaller = pruning.shrink(dense, groups, keep)
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "pruned.safetensors"
+    checkpoints.save_weights(smaller, path)
+    small_bytes = path.stat().st_size
+    again = pruning.load_pruned(ResNet14(), path)
+with torch.no_grad():
+    assert torch.equal(again(x[:, :1, :14]), smaller.eval()(x[:, :1, :14]))
+print(f"file: {metrics.saved_bytes(dense):,} -> {small_bytes:,} bytes")
+
+# %% [markdown]
+# ### Faster?
+#
+# Now the latency, of all three plans and of the dense network, in the same rounds:
+
+# %%
+networks = {"dense": dense}
+for name, counts in plans.items():
+    keep = pruning.keep_best(groups, scores, counts)
+    networks[name] = pruning.shrink(dense, groups, keep)
+timed = latency.measure(
+    {name: latency.onnxruntime(model, image) for name, model in networks.items()},
+    rounds=100,
+)
+for name, found in timed.items():
+    print(f"{name:15}{found}  {timed['dense'].median / found.median:.2f} times faster")
+
+# %% [markdown]
+# Half of the arithmetic is not half of the time. ONNX Runtime computes convolutions in
+# blocks of channels as wide as the vector registers, 8 or 16 numbers. A layer of 23
+# channels is computed as if it had 24 or falls back to a slower kernel. Rounding the
+# counts to multiples of 8 costs a few MACs and gains time, so it is the default of
+# everyone who has measured.
+#
+# ### Fine-tuning, and the controls
+#
+# One short epoch, to see that accuracy comes back:
+
+# %%
+short = Recipe(epochs=1, lr=0.02, average=0.0)
+subset = train.subset(10_000)
+tuned, _ = training.fit(networks["in eights"], subset, short, seed=0, progress=False)
+print(f"half of the MACs: {accuracy(networks['in eights']):.1f} %", end=" -> ")
+print(f"{accuracy(tuned):.1f} % after one short epoch")
+
+# %% [markdown]
+# The long runs: six epochs on all images, three seeds, on the test set. Beside them the two
+# controls. The **dense control** had the same six epochs with nothing removed. **From
+# scratch** is the pruned architecture with new weights, trained as long as the baseline:
+# Liu and colleagues found that such a network often matches the pruned one, in which case
+# pruning has found an architecture, not weights {cite:p}`liu2019rethinking`.
+
+# %%
+kinds = ("channel pruning", "from scratch", "Torch-Pruning", "dense")
+records = [r for r in report.load_records("pruning") if r.technique in kinds]
+report.table(records)
+
+# %% [markdown]
+# The figure that every chapter ends with:
+
+# %%
+report.tradeoff(records, cost="macs")
+
+# %% [markdown]
+# And the differences with their intervals, over images and seeds:
+
+# %%
+labels = data.load("test").labels
+baseline = checkpoints.predictions("resnet14") == labels
+lost = {}
+for budget in (50, 35, 25):
+    found = report.load_predictions("pruning", f"channels L1 {budget}") == labels
+    lost[budget] = metrics.paired_bootstrap(found, baseline)
+    print(f"{budget} % of the MACs against the baseline: {lost[budget]}")
+
+# %% [markdown]
+# ## Why it works, when it does not
+#
+# **Which score?** All scores at one budget, same plan, same fine-tuning, one seed:
+
+# %%
+by_score = {}
+for record in records:
+    variant = record.settings["variant"]
+    if variant.startswith("channels") and variant.endswith(" 50") and record.seed == 0:
+        by_score[variant.removeprefix("channels ").removesuffix(" 50")] = record.accuracy
+for name, found in sorted(by_score.items(), key=lambda item: -item[1]):
+    print(f"{name:14}{found:.2f} %")
+
+# %% [markdown]
+# After fine-tuning they lie close together, and random is not far behind. At this
+# budget the *number* of channels in each layer matters more than *which* they are. It is
+# the most useful negative result of this chapter: spend your effort on the plan and on
+# training.
+#
+# **A tie that was overlooked.** Remove channel 5 from the block and forget the shortcut:
+
+# %% tags=["raises-exception"]
+forgetful = copy.deepcopy(dense)
+kept = [i for i in range(32) if i != 5]
+conv, norm = forgetful.stage1[0].conv2, forgetful.stage1[0].bn2
+conv.weight = nn.Parameter(conv.weight.data[kept])
+for name in ("weight", "bias", "running_mean", "running_var"):
+    setattr(norm, name, getattr(norm, name).data[kept])
+forgetful(image)
+
+# %% [markdown]
+# That was the lucky case. With equal *numbers* of channels and different *choices* on both
+# sides, the addition runs and adds channel 5 to channel 6.
+#
+# ## What practitioners use
+#
+# Torch-Pruning {cite:p}`fang2023depgraph` finds the groups from the autograd graph. It is
+# in the table above, with the same score and budget. A network that is not
+# ours, through our own code: torchvision's MobileNetV2, whose depthwise convolutions tie
+# their outputs to their inputs.
+
+# %% tags=["nbval-check-output"]
+foreign = torchvision.models.mobilenet_v2(weights=None).eval()
+photo = (1, 3, 96, 96)
+found = pruning.find_groups(foreign, photo)
+plan = pruning.allocate(
+    found, {group.name: lambda removed: removed for group in found}, budget=0.5, round_to=8
+)
+keep = pruning.keep_best(found, pruning.group_scores(found, pruning.filter_l1(foreign)), plan)
+slim = pruning.shrink(foreign, found, keep)
+print(f"{len(found)} groups, {metrics.count_macs(foreign, photo):,} MACs", end=" -> ")
+print(f"{metrics.count_macs(slim, photo):,}")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# Fine-tuning costs days instead of minutes, so one prunes in a few large steps, with a
+# low learning rate. Networks with squeeze-and-excitation, concatenations and grouped
+# convolutions have larger groups; layer norm, which mixes all channels, has
+# none that could be cut without changing what it computes.
+# ```
+#
+# ## Paper and us
+#
+# | | reports | we measured |
+# |---|---|---|
+# | {cite:t}`li2017pruning`, ResNet-56 on CIFAR-10 | 27.6 % fewer FLOPs, no accuracy lost | half and a quarter of the MACs: the intervals above |
+# | {cite:t}`fang2023depgraph`, ResNet-56 on CIFAR-10 | 93.53 → 93.77 % at 2.13 times fewer MACs | the row "Torch-Pruning" |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+assert len(groups) == 9
+assert raw["by sensitivity"] > raw["uniform"], "sensitivity beats a uniform ratio"
+assert metrics.count_macs(networks["in eights"]) <= metrics.count_macs(dense) / 2
+assert timed["in eights"].median < timed["by sensitivity"].median, "eights are faster"
+assert lost[50].difference > -0.3 and lost[25].difference > -1.0
+assert max(by_score.values()) - min(by_score.values()) < 1.0, "scores lie close together"
+
+# %% [markdown]
+# ## Your turn
+#
+# The MACs of a chain of convolutions after pruning. The function gets the MACs of each
+# layer and the share of *output* channels that each layer keeps; the first layer's input
+# is whole. Replace the `...` and run the cell.
+
+
+# %%
+def chain_macs(macs, kept):
+    return ...
+
+
+pruning_channels.chain_macs(chain_macs)
+
+# %% [markdown]
+# ## Summary
+#
+# A filter can be removed for real, with everything that is tied to it. The ties of a
+# residual network can be derived by hand and found automatically by following labels
+# through a forward pass. A budget is best divided by sensitivity, and in multiples of the
+# runtime's vector width, or the MACs that are saved are not felt as time. After
+# fine-tuning the choice of score matters little; the controls say what pruning itself
+# was worth.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-structured-square
+# A network keeps 80 % of the channels in every layer. What is left of its MACs, of its
+# parameters, of its activations?
+# ```
+#
+# ```{solution} ex-structured-square
+# :class: dropdown
+# MACs and parameters 64 % (inputs × outputs; a little more, since the image and the classes
+# are not pruned), activations 80 %.
+# ```
+#
+# ```{exercise}
+# :label: ex-structured-concat
+# Two convolutions with 16 and 24 filters are concatenated, and a third convolution reads
+# the result. Which groups are there?
+# ```
+#
+# ```{solution} ex-structured-concat
+# :class: dropdown
+# Two, of 16 and of 24 channels. A concatenation ties nothing: it shifts the second
+# layer's channels to the inputs 16 to 39 of the reader.
+# ```
+#
+# ```{exercise}
+# :label: ex-structured-depthwise
+# Why can a depthwise convolution not keep a channel that its input has lost?
+# ```
+#
+# ```{solution} ex-structured-depthwise
+# :class: dropdown
+# Its filter for that channel reads nothing else. Without the input it would compute a
+# constant.
+# ```
+#
+# ## Where next
+#
+# - Next chapter: [what zeros are worth](../03-sparsity/formats.ipynb) if they stay
+#   scattered.
+# - {cite:t}`fang2023depgraph` for groups of transformers and recurrent networks.
+# - {cite:t}`liu2019rethinking` for the question whether pruned weights matter at all.
