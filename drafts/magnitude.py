@@ -48,7 +48,16 @@ import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
-from slimcnn import checkpoints, data, latency, metrics, plotting, pruning, report, training
+from slimcnn import (
+    checkpoints,
+    data,
+    latency,
+    metrics,
+    plotting,
+    pruning,
+    report,
+    training,
+)
 from slimcnn.checks import pruning_weights
 from slimcnn.training import Recipe
 
@@ -216,7 +225,10 @@ _ = ax.legend()
 # %%
 levels = (0.6, 0.9)
 scan = pruning.weight_sensitivity(dense, scores, levels, accuracy)
-lost = {level: [found[0][1] - dict(found)[level] for found in scan.values()] for level in levels}
+lost = {
+    level: [found[0][1] - dict(found)[level] for found in scan.values()]
+    for level in levels
+}
 
 # %% [markdown]
 # The scan draws itself: long bars are layers that cannot be pruned by themselves.
@@ -243,7 +255,9 @@ _ = ax.legend()
 # %%
 train = data.load("train")
 batches = [
-    data.Batch(data.normalize(train.images[i : i + 250]), train.labels[i : i + 250], None)
+    data.Batch(
+        data.normalize(train.images[i : i + 250]), train.labels[i : i + 250], None
+    )
     for i in range(0, 2000, 250)
 ]
 generator = torch.Generator().manual_seed(0)
@@ -261,10 +275,12 @@ levels = (0.3, 0.5, 0.6, 0.7, 0.8)
 curves = {}
 for name, found in scored.items():
     curves[name] = [
-        accuracy(pruning.apply_masks(dense, pruning.global_masks(found, level))) for level in levels
+        accuracy(pruning.apply_masks(dense, pruning.global_masks(found, level)))
+        for level in levels
     ]
 curves["magnitude, layer-wise"] = [
-    accuracy(pruning.apply_masks(dense, pruning.layerwise_masks(scores, level))) for level in levels
+    accuracy(pruning.apply_masks(dense, pruning.layerwise_masks(scores, level)))
+    for level in levels
 ]
 
 # %% [markdown]
@@ -372,7 +388,11 @@ print(f"zeros at the end: {pruning.sparsity_of(pruning.masks_of(gradual)):.4f}")
 
 # %%
 records = [r for r in report.load_records("pruning") if r.technique == "weight pruning"]
-control = [r for r in report.load_records("pruning") if r.settings["variant"] == "dense control"]
+control = [
+    r
+    for r in report.load_records("pruning")
+    if r.settings["variant"] == "dense control"
+]
 report.table([*control, *records])
 
 # %% [markdown]
@@ -415,7 +435,9 @@ for name, other in (("baseline", baseline), ("control", right("dense control")))
 # could not. Our three short runs, ten epochs each at 90 % zeros:
 
 # %%
-lottery = [r for r in report.load_records("sparsity") if "ten epochs" in r.settings["variant"]]
+lottery = [
+    r for r in report.load_records("sparsity") if "ten epochs" in r.settings["variant"]
+]
 for record in lottery:
     print(f"{record.settings['variant']:32} {record.accuracy:.2f} %")
 
@@ -479,7 +501,9 @@ kept = {name: tensor for name, tensor in state.items() if tensor.abs() > 0.01}
 
 # %%
 theirs = copy.deepcopy(dense)
-layers = [(theirs.get_submodule(name.removesuffix(".weight")), "weight") for name in scores]
+layers = [
+    (theirs.get_submodule(name.removesuffix(".weight")), "weight") for name in scores
+]
 prune.global_unstructured(layers, prune.L1Unstructured, amount=0.9)
 same = sum(
     int((module.weight_mask.bool() == masks["global"][name]).sum())

@@ -82,7 +82,9 @@ scores = {n: s for n, s in pruning.magnitude(dense).items() if s.shape[1] > 1}
 def accuracy(masks, model=dense):
     """Percent on validation under these masks, batch norms measured anew."""
     masked = masking.finalize(masking.apply_masks(model, masks))
-    return training.evaluate(pruning.recalibrate(masked, train.images[:1000]), validation)
+    return training.evaluate(
+        pruning.recalibrate(masked, train.images[:1000]), validation
+    )
 
 
 print(f"dense {training.evaluate(dense, validation):.1f} %")
@@ -189,7 +191,9 @@ raw = {}
 for name, found in masks.items():
     kept = sum((scores[n] * mask).sum() for n, mask in found.items()) / total
     raw[name] = accuracy(found), 100 * kept.item()
-    print(f"{name:12} keeps {raw[name][1]:.1f} % of the magnitude: {raw[name][0]:.1f} %")
+    print(
+        f"{name:12} keeps {raw[name][1]:.1f} % of the magnitude: {raw[name][0]:.1f} %"
+    )
 
 # %% [markdown]
 # The more regular the pattern, the less magnitude it keeps, and the accuracy follows.
@@ -209,8 +213,12 @@ for name, found in masks.items():
 groups = pruning.find_groups(dense, (1, 1, 28, 28))
 orders = {}
 for group in groups:
-    readers = [scores[m.tensor] for m in group.of_role("consumer") if m.tensor in scores]
-    rows = torch.cat([r.movedim(1, 0).flatten(1) for r in readers], 1)  # (channels, rest)
+    readers = [
+        scores[m.tensor] for m in group.of_role("consumer") if m.tensor in scores
+    ]
+    rows = torch.cat(
+        [r.movedim(1, 0).flatten(1) for r in readers], 1
+    )  # (channels, rest)
     orders[group.name] = sparsity.channel_permutation(rows.T, 2, 4, sweeps=1)
 permuted = pruning.permute_channels(dense, groups, orders)
 
@@ -220,7 +228,9 @@ permuted = pruning.permute_channels(dense, groups, orders)
 # %%
 images = data.normalize(validation.images[:100])
 with torch.no_grad():
-    torch.testing.assert_close(permuted.eval()(images), dense(images), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        permuted.eval()(images), dense(images), atol=1e-3, rtol=1e-3
+    )
 kept = {}
 for name, model in (("given order", dense), ("permuted", permuted)):
     found = {n: s for n, s in pruning.magnitude(model).items() if s.shape[1] > 1}
@@ -238,8 +248,14 @@ for name, model in (("given order", dense), ("permuted", permuted)):
 # measured on the test set. Bytes are those of the encoded file, block patterns in BSR.
 
 # %%
-records = [r for r in report.load_records("sparsity") if r.technique == "sparsity pattern"]
-control = [r for r in report.load_records("pruning") if r.settings["variant"] == "dense control"]
+records = [
+    r for r in report.load_records("sparsity") if r.technique == "sparsity pattern"
+]
+control = [
+    r
+    for r in report.load_records("pruning")
+    if r.settings["variant"] == "dense control"
+]
 report.table([*control, *records])
 
 # %% [markdown]
@@ -372,7 +388,9 @@ for n, m in ((1, 2), (2, 4), (4, 8), (8, 16)):
 # The claims of the text:
 
 # %% tags=["claims"]
-assert raw["element"][1] > raw["1:4"][1] > raw["block 4x4"][1], "freedom keeps magnitude"
+assert raw["element"][1] > raw["1:4"][1] > raw["block 4x4"][1], (
+    "freedom keeps magnitude"
+)
 assert kept["permuted"] >= kept["given order"], "permuting never keeps less"
 assert min(zeros.values()) > 0.4, "ReLU makes many zeros"
 assert erk["fc.weight"] < erk["stage3.1.conv2.weight"], "small layers stay denser"

@@ -52,7 +52,16 @@ import torch
 import torchvision
 from torch import nn
 
-from slimcnn import checkpoints, data, latency, metrics, plotting, pruning, report, training
+from slimcnn import (
+    checkpoints,
+    data,
+    latency,
+    metrics,
+    plotting,
+    pruning,
+    report,
+    training,
+)
 from slimcnn.checks import pruning_channels
 from slimcnn.models import ResNet14
 from slimcnn.training import Recipe
@@ -260,10 +269,15 @@ train = data.load("train")
 raw = {}
 for name, counts in plans.items():
     keep = pruning.keep_best(groups, scores, counts)
-    pruned = pruning.recalibrate(pruning.shrink(dense, groups, keep), train.images[:1000])
+    pruned = pruning.recalibrate(
+        pruning.shrink(dense, groups, keep), train.images[:1000]
+    )
     raw[name] = accuracy(pruned)
     share = metrics.count_macs(pruned) / metrics.count_macs(dense)
-    print(f"{name:15}{100 * share:5.1f} % of the MACs, {raw[name]:.1f} %", *counts.values())
+    print(
+        f"{name:15}{100 * share:5.1f} % of the MACs, {raw[name]:.1f} %",
+        *counts.values(),
+    )
 
 # %% [markdown]
 # ### Save, load, export
@@ -359,7 +373,9 @@ by_score = {}
 for record in records:
     variant = record.settings["variant"]
     if variant.startswith("channels") and variant.endswith(" 50") and record.seed == 0:
-        by_score[variant.removeprefix("channels ").removesuffix(" 50")] = record.accuracy
+        by_score[variant.removeprefix("channels ").removesuffix(" 50")] = (
+            record.accuracy
+        )
 for name, found in sorted(by_score.items(), key=lambda item: -item[1]):
     print(f"{name:14}{found:.2f} %")
 
@@ -396,9 +412,14 @@ foreign = torchvision.models.mobilenet_v2(weights=None).eval()
 photo = (1, 3, 96, 96)
 found = pruning.find_groups(foreign, photo)
 plan = pruning.allocate(
-    found, {group.name: lambda removed: removed for group in found}, budget=0.5, round_to=8
+    found,
+    {group.name: lambda removed: removed for group in found},
+    budget=0.5,
+    round_to=8,
 )
-keep = pruning.keep_best(found, pruning.group_scores(found, pruning.filter_l1(foreign)), plan)
+keep = pruning.keep_best(
+    found, pruning.group_scores(found, pruning.filter_l1(foreign)), plan
+)
 slim = pruning.shrink(foreign, found, keep)
 print(f"{len(found)} groups, {metrics.count_macs(foreign, photo):,} MACs", end=" -> ")
 print(f"{metrics.count_macs(slim, photo):,}")
@@ -427,7 +448,9 @@ assert raw["by sensitivity"] > raw["uniform"], "sensitivity beats a uniform rati
 assert metrics.count_macs(networks["in eights"]) <= metrics.count_macs(dense) / 2
 assert timed["in eights"].median < timed["by sensitivity"].median, "eights are faster"
 assert lost[50].difference > -0.3 and lost[25].difference > -1.0
-assert max(by_score.values()) - min(by_score.values()) < 1.0, "scores lie close together"
+assert max(by_score.values()) - min(by_score.values()) < 1.0, (
+    "scores lie close together"
+)
 
 # %% [markdown]
 # ## Your turn
