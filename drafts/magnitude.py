@@ -87,7 +87,9 @@ print(f"dense: {metrics.count_nonzeros(dense):,} non-zeros, {accuracy(dense):.1f
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.6))
-for ax, name in zip(axes, ("stage1.0.conv1", "stage2.0.conv2", "stage3.1.conv2")):
+for ax, name in zip(
+    axes, ("stage1.0.conv1", "stage2.0.conv2", "stage3.1.conv2"), strict=True
+):
     weight = dense.get_submodule(name).weight.detach().flatten()
     ax.hist(weight.numpy(), bins=80)
     ax.set(title=name, xlabel="weight", yticks=[])
@@ -203,7 +205,7 @@ assert abs(pruning.sparsity_of(masks["global"]) - 0.9) < 1e-5
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.4))
 names = [name.removesuffix(".weight") for name in scores]
-for shift, (kind, found) in zip((-0.2, 0.2), masks.items()):
+for shift, (kind, found) in zip((-0.2, 0.2), masks.items(), strict=True):
     left = [100 * mask.float().mean().item() for mask in found.values()]
     ax.barh([i + shift for i in range(len(left))], left, 0.4, label=kind)
 ax.set(yticks=range(len(names)), yticklabels=names, xlabel="weights left (%)")
@@ -235,7 +237,7 @@ lost = {
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.4))
-for shift, level in zip((-0.2, 0.2), levels):
+for shift, level in zip((-0.2, 0.2), levels, strict=True):
     rows = [row + shift for row in range(len(names))]
     ax.barh(rows, lost[level], 0.4, label=f"{100 * level:.0f} % of the layer zero")
 ax.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy lost (points)")
@@ -288,7 +290,7 @@ curves["magnitude, layer-wise"] = [
 
 # %%
 fig, ax = plt.subplots()
-for (name, found), marker in zip(curves.items(), plotting.MARKERS):
+for (name, found), marker in zip(curves.items(), plotting.MARKERS, strict=False):
     ax.plot([100 * level for level in levels], found, marker=marker, label=name)
 ax.axhline(accuracy(dense), color="black", linestyle=":", label="dense")
 ax.set(xlabel="zeros (%)", ylabel="validation accuracy (%)")
@@ -470,7 +472,7 @@ timed = latency.measure(
     },
     rounds=100,
 )
-for (name, found), model in zip(timed.items(), (dense, plain)):
+for (name, found), model in zip(timed.items(), (dense, plain), strict=True):
     print(f"{name:11} {found.median:.3f} ms, file {metrics.saved_bytes(model):,} bytes")
 
 # %% [markdown]
@@ -507,7 +509,7 @@ layers = [
 prune.global_unstructured(layers, prune.L1Unstructured, amount=0.9)
 same = sum(
     int((module.weight_mask.bool() == masks["global"][name]).sum())
-    for (module, _), name in zip(layers, scores)
+    for (module, _), name in zip(layers, scores, strict=True)
 )
 total = sum(mask.numel() for mask in masks["global"].values())
 print(f"{same:,} of {total:,} mask entries agree")

@@ -160,7 +160,7 @@ def tie(groups, a, b):
 
 labels = [[f"{layer}:{i}" for i in range(3)] for layer in ("conv1", "conv2")]
 groups = {label: {label} for layer in labels for label in layer}
-for a, b in zip(*labels):  # the addition conv1(x) + conv2(x)
+for a, b in zip(*labels, strict=True):  # the addition conv1(x) + conv2(x)
     tie(groups, a, b)
 
 # %% [markdown]
@@ -239,7 +239,7 @@ scan = pruning.channel_sensitivity(dense, groups, scores, fractions, accuracy)
 fig, ax = plt.subplots()
 for index, (name, points) in enumerate(scan.items()):
     tied = len(groups[name].of_role("producer")) > 1
-    removed, found = zip(*points)
+    removed, found = zip(*points, strict=True)
     style = "-" if tied else "--"
     color = plotting.PALETTE[index % len(plotting.PALETTE)]
     ax.plot([100 * r for r in removed], found, style, color=color, label=name)
