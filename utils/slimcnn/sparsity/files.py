@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import CheckpointError
 from slimcnn.masking import finalize
-from slimcnn.sparsity.formats import FormatError, decode, encode
+from slimcnn.sparsity.codecs import FormatError
+from slimcnn.sparsity.formats import decode, encode
 
 _CANDIDATES = ("dense", "coo", "csr", "bitmask")
 
