@@ -457,8 +457,8 @@ for level, found in knob.items():
 
 # %% [markdown]
 # The emptier the layer, the longer its gaps, the more bits they deserve. The mean gap is
-# about $1 / (1 - s)$; the best width is the logarithm of that and two or three bits more,
-# since many gaps are longer than the mean.
+# about $1 / (1 - s)$; the best width is the base-2 logarithm of that and two to four bits
+# more, since many gaps are longer than the mean.
 #
 # **Smaller is not faster.** Finally the time. A convolution is a matrix product: the
 # weight $(C_\text{out}, C_\text{in} k^2)$ times the patches of the image

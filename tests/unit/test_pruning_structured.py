@@ -1351,3 +1351,24 @@ def test_a_whole_networks_file_loads_as_it_is(tmp_path):
     model, _ = chain_and_groups()
     save_weights(model, tmp_path / "file")
     assert unchanged(pruning.load_pruned(chain(), tmp_path / "file"), state_of(model))
+
+
+def test_what_is_simple_by_the_functions_that_were_called():
+    class Net(nn.Module):
+        def __init__(self, after):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+            self.after = after
+
+        def forward(self, x):
+            return self.after(self.second(self.first(x).relu()))
+
+    def simple(after):
+        return pruning.find_groups(Net(after), (1, 1, 8, 8)).simple
+
+    assert simple(lambda y: y.mean((2, 3)))
+    assert simple(lambda y: torch.flatten(F.max_pool2d(y + 1, 2), 1))
+    assert not simple(lambda y: y.view(1, -1))
+    assert not simple(lambda y: y[:, :2])
+    assert not simple(lambda y: y if y.shape[1] == 4 else -y)
+    assert not simple(lambda y: y if y.size(1) == 4 else -y)

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from slimcnn.pruning.labels import FIXED, Ties, along, compact
 from slimcnn.pruning.layer_rules import LAYER_RULES
-from slimcnn.pruning.rules import MEETS_VECTORS, RULES, Call, fixed, plain_name, spread
+from slimcnn.pruning.rules import MEETS_VECTORS, RULES, SIMPLE, Call, fixed, plain_name, spread
 from slimcnn.tracing import ModelInput, example_inputs, undisturbed
 
 ALL_RULES = RULES | LAYER_RULES
@@ -61,11 +61,14 @@ class Trace:
         ties: which labels are one.
         positions: for each weight of a convolution or linear layer, at how many positions
             its numbers are used: MACs = positions · numbers in the weight.
+        simple: the network's code has called no function that can write a number of channels
+            down, as `view` and slicing can.
     """
 
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict)
     ties: Ties = field(default_factory=Ties)
     positions: dict[str, int] = field(default_factory=dict)
+    simple: bool = True
 
 
 def trace(model: nn.Module, example: ModelInput) -> Trace:
@@ -133,6 +136,8 @@ class _Tracer(TorchFunctionMode):
         result = func(*args, **kwargs)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if not outputs:
+            # Code that asks for sizes may decide by them.
+            self.trace.simple &= not known or plain_name(func) not in ("shape", "size")
             if known and plain_name(func) == "setitem":
                 self.refuse(func)
             return result
@@ -142,6 +147,7 @@ class _Tracer(TorchFunctionMode):
                 self._set(outputs, [fixed(t.shape) for t in outputs])
             return result
         if rule is not None:
+            self.trace.simple &= plain_name(func) in SIMPLE or rule in LAYER_RULES.values()
             call = Call(self, func, args, kwargs, outputs)
             try:
                 self._set(outputs, rule(call))
@@ -154,6 +160,10 @@ class _Tracer(TorchFunctionMode):
         else:
             self.refuse(func)
         return result
+
+    def module(self) -> nn.Module:
+        """The innermost module that is running."""
+        return self.model.get_submodule(self.where[-1]) if self.where else self.model
 
     def _label_vector(self, tensor: Tensor) -> bool:
         """Label a weight or buffer that is a vector, whatever its dimensions of size 1.

@@ -69,6 +69,8 @@ class ChannelGroups:
         parameters: the names among them that are parameters.
         positions: for each weight of a convolution or linear layer, at how many positions of
             the example its numbers are used: MACs = positions · numbers.
+        simple: the network's code writes no number of channels down, so cutting tensors is
+            all that a smaller network takes; see `shrink`.
         example: what they were found with.
     """
 
@@ -77,6 +79,7 @@ class ChannelGroups:
     itemsizes: dict[str, int]
     parameters: frozenset[str]
     positions: dict[str, int]
+    simple: bool
     example: ModelInput
 
     def __iter__(self) -> Iterator[Group]:
@@ -155,6 +158,7 @@ def find_groups(model: nn.Module, example: ModelInput) -> ChannelGroups:
         itemsizes={name: tensor.element_size() for name, tensor in tensors},
         parameters=frozenset(name for name, _ in model.named_parameters()),
         positions=traced.positions,
+        simple=traced.simple,
         example=example,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import prod
 
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from slimcnn.pruning.labels import along
 from slimcnn.pruning.rules import Call, plain_name, spread
@@ -62,6 +63,8 @@ def _convolution(call: Call) -> list[Tensor]:
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     depthwise = groups > 1 and len(inputs) == groups
     if groups > 1:
+        if not isinstance(call.tracer.module(), _ConvNd):
+            call.tracer.trace.simple = False  # the number of groups stands in the code
         # One channel of each group goes at a time, so that the groups stay equal; where a
         # group has a single input, the group itself goes.
         by_group = outputs.view(groups, -1)

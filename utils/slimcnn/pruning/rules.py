@@ -310,3 +310,6 @@ RULES: dict[str, Callable[[Call], list[Tensor]]] = {
 
 # Weights that meet activations in these are vectors, whose numbers belong to channels.
 MEETS_VECTORS = (_unary, _elementwise, _move, _view, _cut)
+
+# Functions that take no number of channels: whatever they did, they do to fewer of them.
+SIMPLE = frozenset(f"{_UNARY} {_ELEMENTWISE} {_SPATIAL} {_REDUCE} cat concat flatten".split())

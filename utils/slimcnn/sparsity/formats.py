@@ -89,8 +89,9 @@ def encode(
     )
     bits = _bits(tensor)
     if format != "dense" and tensor.is_floating_point():
-        sign = 1 << (8 * bits.dtype.itemsize - 1)
-        bits = np.where(bits == sign, bits.dtype.type(0), bits)  # −0.0 is a zero
+        negative_zeros = bits == 1 << (8 * bits.dtype.itemsize - 1)
+        if negative_zeros.any():
+            bits = np.where(negative_zeros, bits.dtype.type(0), bits)
     return header + CODECS[format][0](bits, options)
 
 
