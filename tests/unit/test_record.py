@@ -324,7 +324,8 @@ def test_predictions_by_name_and_variant(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_places", lambda: [tmp_path / "empty", tmp_path])
     rows = {f"half-seed{seed}": torch.full((5,), seed, dtype=torch.uint8) for seed in (1, 0)}
     save_file(
-        {**rows, "half of it-seed0": rows["half-seed1"]}, tmp_path / "a-predictions.safetensors"
+        {**rows, "half of it-seed0": rows["half-seed1"].clone()},
+        tmp_path / "a-predictions.safetensors",
     )
     assert record.load_predictions("a", "half").tolist() == [[0] * 5, [1] * 5]
     with pytest.raises(RecordError, match=r"no predictions of 'third'.*half, half of it"):
