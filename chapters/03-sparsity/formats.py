@@ -162,7 +162,7 @@ def predicted(format, shape, share, value_bits=32):
 
 # %%
 shape, shares = (128, 1152), np.linspace(0, 0.99, 100)
-fig, axes = plt.subplots(1, 2, sharey=True)
+fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.4, 3))
 for ax, bits in zip(axes, (32, 8), strict=True):
     ax.axhline(1, color="black", label="dense")
     for name in ("coo", "csr", "bitmask"):
@@ -405,9 +405,8 @@ with tempfile.TemporaryDirectory() as folder:
     sparse_size = path.stat().st_size
     back = sparsity.load_encoded(checkpoints.load("resnet14"), path)
 dense_size = metrics.saved_bytes(networks["dense"])
-print(
-    f"{dense_size:,} -> {sparse_size:,} bytes, a factor of {dense_size / sparse_size:.1f}"
-)
+factor = dense_size / sparse_size
+print(f"{dense_size:,} -> {sparse_size:,} bytes, a factor of {factor:.1f}")
 
 # %% [markdown]
 # Ten times fewer weights, but the factor is smaller than ten: the difference is the price of
@@ -500,7 +499,7 @@ timed = {
 # slower.
 
 # %%
-fig, axes = plt.subplots(1, 3, sharey=True, figsize=(7.2, 3.2))
+fig, axes = plt.subplots(1, 3, sharey=True, figsize=(6.8, 2.9))
 for ax, (layer, times) in zip(axes, timed.items(), strict=True):
     ax.axhline(1, color="black")
     for name, marker in (("torch CSR", "o"), ("scipy CSR", "s"), ("torch BSR", "^")):
@@ -578,7 +577,7 @@ assert at_90["bsr"] == max(v for k, v in at_90.items() if k != "dense")
 assert sizes["bitmask"][2] < sizes["csr"][2], "bitmask before CSR at 80 %"
 at_98 = {name: found[levels.index(0.98)] for name, found in sizes.items()}
 assert at_98["csr"] < at_98["bitmask"], "a bit for each zero is too much at 98 %"
-assert 6 < dense_size / sparse_size < 9.5, "less than the tenfold of the non-zeros"
+assert 6 < factor < 9.5, "less than the tenfold of the non-zeros"
 assert 1 < torch_bytes / ours < 2.2
 for times in timed.values():
     assert times[0]["dense"] < times[0]["torch CSR"], "CSR is slower at 50 %"
