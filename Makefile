@@ -70,6 +70,7 @@ checkpoints: install ## train the networks that are missing (hours)
 results: install ## list the missing runs with their minutes; the runs themselves: see CONTRIBUTING.md
 	$(PY) scripts/screen_recipes.py --list
 	$(PY) scripts/train_checkpoints.py --list
+	$(PY) scripts/screen_pruning.py --list
 	$(PY) scripts/sweep_pruning.py --list
 	$(PY) scripts/sweep_sparsity.py --list
 	@if [ -f results/latency.json ]; then echo "latency.json is there"; \
