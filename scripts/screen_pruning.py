@@ -11,10 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from slimcnn import checkpoints, data, pruning, report
 from sweep_pruning import FINE_TUNE, STEPS_AN_EPOCH, fine_tune
 from sweeps import ROOT, Run, sweep
-
-from slimcnn import checkpoints, data, pruning, report
 
 RATES = (0.05, 0.1, 0.2, 0.02)
 
