@@ -41,6 +41,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["imports"]
 import copy
+from itertools import islice
 
 import matplotlib.pyplot as plt
 import torch
@@ -256,12 +257,7 @@ _ = ax.legend()
 
 # %%
 train = data.load("train")
-batches = [
-    data.Batch(
-        data.normalize(train.images[i : i + 250]), train.labels[i : i + 250], None
-    )
-    for i in range(0, 2000, 250)
-]
+batches = list(islice(data.batches(train, 250, seed=0, epoch=0), 8))
 generator = torch.Generator().manual_seed(0)
 scored = {
     name: getattr(pruning, name)(dense, batches, generator)

@@ -11,20 +11,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from slimcnn import checkpoints, data, pruning, report
-from sweep_pruning import FINE_TUNE, STEPS_AN_EPOCH, fine_tune
+from slimcnn import data, pruning, report
+from sweep_pruning import FINE_TUNE, prune_gradually
 from sweeps import ROOT, Run, sweep
 
-RATES = (0.05, 0.1, 0.2, 0.02)
+RATES = (0.02, 0.1, 0.05, 0.01)
 
 
 def run(lr: float, state: Path) -> report.Record:
     """Fine-tune at one peak rate, measure on validation."""
-    model = checkpoints.load("resnet14")
-    masked = pruning.apply_masks(model, pruning.layerwise_masks(pruning.magnitude(model), 0.0))
-    steps = STEPS_AN_EPOCH * FINE_TUNE.epochs * 2 // 3
-    schedule = pruning.GradualPruning(0.9, steps, every=STEPS_AN_EPOCH // 5)
-    tuned = fine_tune(masked, 0, state, replace(FINE_TUNE, lr=lr), before_step=schedule)
+    recipe = replace(FINE_TUNE, lr=lr)
+    tuned = prune_gradually(0.9, pruning.global_masks, 0, state, recipe)
     return report.measure_model(
         pruning.finalize(tuned),
         name="resnet14",

@@ -12,6 +12,7 @@ results/pruning-predictions.safetensors, and keeps the weights of the finalists'
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,15 +22,13 @@ from torch import Tensor, nn
 from slimcnn import checkpoints, data, metrics, models, pruning, report, sparsity, training
 from slimcnn.data import Augmentation, Batch
 from slimcnn.training import Recipe
-from sweeps import ROOT, Run, store_predictions, sweep
+from sweeps import ROOT, Run, final_record, sweep, weights_file
 
 RECORDS = ROOT / "results" / "pruning.jsonl"
-PREDICTIONS = ROOT / "results" / "pruning-predictions.safetensors"
-WEIGHTS = ROOT / "results" / "weights"
-COMMAND = "python scripts/sweep_pruning.py"
 
 SHAPE = (1, 1, 28, 28)
-FINE_TUNE = Recipe(epochs=6, lr=0.05, average=0.0, augmentation=Augmentation(erase=0.5))
+# The best rate of scripts/screen_pruning.py so far.
+FINE_TUNE = Recipe(epochs=6, lr=0.02, average=0.0, augmentation=Augmentation(erase=0.5))
 STEPS_AN_EPOCH = 215
 FRACTIONS = (0.25, 0.5, 0.625, 0.75, 0.875)
 
@@ -51,50 +50,26 @@ def fine_tune(
     return tuned
 
 
-def batches(count: int = 8, size: int = 250) -> list[Batch]:
+def batches() -> list[Batch]:
     """Training images, as they are, for scores of gradients."""
-    train = data.load("train")
-    return [
-        Batch(
-            data.normalize(train.images[i : i + size]),
-            train.labels[i : i + size],
-            torch.arange(i, i + size),
-        )
-        for i in range(0, count * size, size)
-    ]
+    return list(islice(data.batches(data.load("train"), 250, seed=0, epoch=0), 8))
 
 
 def record(
     model: nn.Module, variant: str, seed: int, technique: str, finalist: bool, **settings
 ) -> report.Record:
-    """Measure on the test set; keep the predictions, and a finalist's weights."""
-    model, test = pruning.finalize(model), data.load("test")
-    predicted = training.predict(model, test.images).argmax(1).to(torch.uint8)
-    store_predictions(PREDICTIONS, f"{variant}-seed{seed}", predicted)
-    WEIGHTS.mkdir(parents=True, exist_ok=True)
-    path = WEIGHTS / f"{variant.replace(' ', '-')}-seed{seed}.safetensors"
-    if technique == "weight pruning":
-        sparsity.save_encoded(model, path)
-    else:
-        checkpoints.save_weights(model, path)
-    measured = report.measure_model(
+    """Measure on the test set; weights with masks are stored encoded."""
+    encoded = technique == "weight pruning"
+    return final_record(
         model,
-        name="resnet14",
-        technique=technique,
-        seed=seed,
-        split=test,
-        settings={
-            "variant": variant,
-            "validation_accuracy": training.evaluate(model, data.load("validation")),
-            "epochs": FINE_TUNE.epochs,
-            **settings,
-        },
-        path=path,
-        command=COMMAND,
+        "pruning",
+        variant,
+        seed,
+        technique,
+        save=sparsity.save_encoded if encoded else checkpoints.save_weights,
+        keep=finalist and seed == 0,
+        **{"epochs": FINE_TUNE.epochs, **settings},
     )
-    if not (finalist and seed == 0):
-        path.unlink()
-    return measured
 
 
 # --- single weights ---------------------------------------------------------------------------
@@ -106,15 +81,22 @@ def dense_control(variant: str, seed: int, state: Path) -> report.Record:
     return record(tuned, variant, seed, "dense", False)
 
 
+def prune_gradually(
+    zeros: float, allocate: Callable, seed: int, state: Path, recipe: Recipe = FINE_TUNE
+) -> nn.Module:
+    """The baseline of a seed, with more and more zeros; the last third only trains on."""
+    model = checkpoints.load("resnet14", seed)
+    masked = pruning.apply_masks(model, pruning.layerwise_masks(pruning.magnitude(model), 0.0))
+    steps = STEPS_AN_EPOCH * recipe.epochs * 2 // 3
+    schedule = pruning.GradualPruning(zeros, steps, every=STEPS_AN_EPOCH // 5, allocate=allocate)
+    return fine_tune(masked, seed, state, recipe, before_step=schedule)
+
+
 def gradual(
     zeros: float, allocate: Callable, variant: str, seed: int, state: Path
 ) -> report.Record:
-    """Cubic schedule over the first two thirds of the fine-tuning."""
-    model = checkpoints.load("resnet14", seed)
-    masked = pruning.apply_masks(model, pruning.layerwise_masks(pruning.magnitude(model), 0.0))
-    steps = STEPS_AN_EPOCH * FINE_TUNE.epochs * 2 // 3
-    schedule = pruning.GradualPruning(zeros, steps, every=STEPS_AN_EPOCH // 5, allocate=allocate)
-    tuned = fine_tune(masked, seed, state, before_step=schedule)
+    """Gradual pruning: the recommended recipe with `global_masks`."""
+    tuned = prune_gradually(zeros, allocate, seed, state)
     finalist = variant.startswith("gradual")
     return record(tuned, variant, seed, "weight pruning", finalist, zeros=zeros)
 
@@ -206,8 +188,7 @@ def rival(budget: float, variant: str, seed: int, state: Path) -> report.Record:
 
 def from_scratch(shape_of: str, variant: str, seed: int, state: Path) -> report.Record:
     """The architecture of a finalist, new weights, the epochs of the baseline."""
-    path = WEIGHTS / f"{shape_of.replace(' ', '-')}-seed0.safetensors"
-    smaller = pruning.load_pruned(models.build("resnet14"), path)
+    smaller = pruning.load_pruned(models.build("resnet14"), weights_file(shape_of, 0))
     with training.seeded(seed):
         for module in smaller.modules():
             if isinstance(module, nn.Conv2d):

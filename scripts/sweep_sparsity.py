@@ -17,15 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slimcnn import data, masking, models, pruning, report, sparsity, training
+from slimcnn import masking, models, pruning, report, sparsity, training
 from slimcnn.checkpoints import load
 from slimcnn.data import Augmentation, Batch
 from slimcnn.training import Recipe
-from sweep_pruning import FINE_TUNE, SHAPE, STEPS_AN_EPOCH, WEIGHTS, fine_tune
-from sweeps import ROOT, Run, store_predictions, sweep
+from sweep_pruning import FINE_TUNE, SHAPE, STEPS_AN_EPOCH, fine_tune
+from sweeps import ROOT, Run, final_record, sweep
 
 RECORDS = ROOT / "results" / "sparsity.jsonl"
-PREDICTIONS = ROOT / "results" / "sparsity-predictions.safetensors"
 EARLY = ROOT / "runs" / "sparsity-early.safetensors"
 TEN_EPOCHS = Recipe(epochs=10, average=0.0, augmentation=Augmentation(erase=0.5))
 
@@ -34,29 +33,16 @@ def record(
     model: nn.Module, variant: str, seed: int, format: str | None, **settings
 ) -> report.Record:
     """Measure on the test set; bytes are those of the encoded file."""
-    model, test = masking.finalize(model), data.load("test")
-    predicted = training.predict(model, test.images).argmax(1).to(torch.uint8)
-    store_predictions(PREDICTIONS, f"{variant}-seed{seed}", predicted)
-    WEIGHTS.mkdir(parents=True, exist_ok=True)
-    path = WEIGHTS / f"{variant.replace(' ', '-').replace(':', '-')}-seed{seed}.safetensors"
-    sparsity.save_encoded(model, path, format)
-    measured = report.measure_model(
+    return final_record(
         model,
-        name="resnet14",
-        technique="sparsity pattern" if "ten epochs" not in variant else "sparse training",
-        seed=seed,
-        split=test,
-        settings={
-            "variant": variant,
-            "validation_accuracy": training.evaluate(model, data.load("validation")),
-            **settings,
-        },
-        path=path,
-        command="python scripts/sweep_sparsity.py",
+        "sparsity",
+        variant,
+        seed,
+        "sparse training" if "ten epochs" in variant else "sparsity pattern",
+        save=partial(sparsity.save_encoded, format=format),
+        keep=variant == "2:4" and seed == 0,
+        **settings,
     )
-    if not (variant == "2:4" and seed == 0):
-        path.unlink()
-    return measured
 
 
 # --- patterns, fine-tuned -----------------------------------------------------------------------

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import nn
 
-from slimcnn import report
+from slimcnn import data, masking, report, training
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,8 +75,55 @@ def sweep(
     print(f"{records.relative_to(ROOT)}: {missing:g} minutes missing", flush=True)
 
 
-def store_predictions(path: Path, key: str, predicted: Tensor) -> None:
-    """Keep the predicted classes of one run on the test set, for paired comparisons."""
+def final_record(
+    model: nn.Module,
+    sweep_name: str,
+    variant: str,
+    seed: int,
+    technique: str,
+    *,
+    save: Callable[[nn.Module, Path], object],
+    keep: bool,
+    **settings: object,
+) -> report.Record:
+    """Measure a finished ResNet-14 on the test set; keep its predictions, for paired comparisons.
+
+    Args:
+        model: masks are written in first.
+        sweep_name: results/NAME.jsonl is made by scripts/sweep_NAME.py.
+        variant, seed, technique, settings: for the record.
+        save: writes the file whose bytes count.
+        keep: leave that file in results/weights/.
+    """
+    model, test = masking.finalize(model), data.load("test")
+    path = ROOT / "results" / f"{sweep_name}-predictions.safetensors"
     stored = load_file(path) if path.exists() else {}
-    stored[key] = predicted
+    predicted = training.predict(model, test.images).argmax(1).to(torch.uint8)
+    stored[f"{variant}-seed{seed}"] = predicted
     save_file(dict(sorted(stored.items())), path)
+    weights = weights_file(variant, seed)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save(model, weights)
+    record = report.measure_model(
+        model,
+        name="resnet14",
+        technique=technique,
+        seed=seed,
+        split=test,
+        settings={
+            "variant": variant,
+            "validation_accuracy": training.evaluate(model, data.load("validation")),
+            **settings,
+        },
+        path=weights,
+        command=f"python scripts/sweep_{sweep_name}.py",
+    )
+    if not keep:
+        weights.unlink()
+    return record
+
+
+def weights_file(variant: str, seed: int) -> Path:
+    """Where the weights of a finalist are."""
+    name = variant.replace(" ", "-").replace(":", "-")
+    return ROOT / "results" / "weights" / f"{name}-seed{seed}.safetensors"

@@ -137,3 +137,11 @@ def test_cpu_name(monkeypatch):
     assert module.cpu_name.__wrapped__() == "aarch64"
     monkeypatch.setattr(platform, "machine", lambda: "")
     assert module.cpu_name.__wrapped__() == "unknown"
+
+
+def test_the_commit_is_that_of_the_start_of_the_process(monkeypatch):
+    module._commit_of_process.cache_clear()
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr(module, "_commit", lambda root: next(commits))
+    assert module.provenance()["commit"] == module.provenance()["commit"] == "a" * 40
+    module._commit_of_process.cache_clear()

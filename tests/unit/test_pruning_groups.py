@@ -521,3 +521,21 @@ def test_labels_that_meet_at_one_index_are_tied():
     found = labels.along(ids.view(2, 2), 0, ties)
     assert ties.classes()[found.numpy()].tolist() == [2, 4]
     assert ties.classes().tolist() == [0, 1, 2, 2, 4, 4]
+
+
+def test_a_training_pass_that_wants_other_inputs_is_left_out():
+    class WantsTargets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)
+            self.loss_scale = nn.Linear(1, 1)
+
+        def forward(self, x, targets=None):
+            if self.training:
+                return self.loss_scale((self.last(self.first(x)).mean() - targets).view(1, 1))
+            return self.last(self.first(x))
+
+    model = WantsTargets().eval()
+    groups = pruning.find_groups(model, (1, 1, 8, 8))
+    assert [(group.name, group.size) for group in groups] == [("first", 4)]
+    assert not any(module.training for module in model.modules())

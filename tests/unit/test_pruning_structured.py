@@ -1372,3 +1372,27 @@ def test_what_is_simple_by_the_functions_that_were_called():
     assert not simple(lambda y: y[:, :2])
     assert not simple(lambda y: y if y.shape[1] == 4 else -y)
     assert not simple(lambda y: y if y.size(1) == 4 else -y)
+
+
+def test_numbers_that_are_not_finite_are_compared_too():
+    class Net(nn.Module):
+        def __init__(self, wrong):
+            super().__init__()
+            self.first, self.last, self.wrong = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1), wrong
+
+        def forward(self, x):
+            y = self.last(self.first(x))
+            if self.wrong and self.first.weight.shape[0] < 4:
+                y = y + 1  # what only the smaller network does
+            return torch.cat([y.view(-1), torch.tensor([float("inf"), float("nan")])])
+
+    keep = {"first": torch.tensor([True, True, False, True])}
+    for wrong in (False, True):
+        model = Net(wrong)
+        groups = pruning.find_groups(model, (1, 1, 3, 3))
+        assert not groups.simple
+        if wrong:
+            with pytest.raises(UnprunableError, match="computes something else"):
+                pruning.shrink(model, groups, keep)
+        else:
+            assert pruning.shrink(model, groups, keep).first.out_channels == 3

@@ -75,6 +75,11 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name; one with several names is there once."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
 def example_inputs(model: nn.Module, input_shape: ModelInput) -> tuple[Tensor, ...]:
     """The positional inputs that `input_shape` stands for; given tensors are copied.
 

@@ -25,9 +25,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from slimcnn.pruning.labels import FIXED, Ties, along, compact
 from slimcnn.pruning.layer_rules import LAYER_RULES
 from slimcnn.pruning.rules import MEETS_VECTORS, RULES, SIMPLE, Call, fixed, plain_name, spread
-from slimcnn.tracing import ModelInput, example_inputs, undisturbed
+from slimcnn.tracing import ModelInput, example_inputs, named_tensors, undisturbed
 
 ALL_RULES = RULES | LAYER_RULES
+_SIZES = ("shape", "size", "numel", "nelement", "stride")
 
 
 class UnprunableError(RuntimeError):
@@ -88,7 +89,12 @@ def trace(model: nn.Module, example: ModelInput) -> Trace:
             for module in model.modules():
                 module.training = not isinstance(module, (_NormBase, _DropoutNd))
             positions = dict(tracer.trace.positions)
-            tracer.run(inputs)
+            try:
+                tracer.run(inputs)
+            except UnprunableError:
+                raise
+            except Exception:
+                pass  # it wants other inputs (targets); then there is nothing to follow
             tracer.trace.positions = positions  # what inference costs
     return tracer.trace
 
@@ -102,8 +108,7 @@ class _Tracer(TorchFunctionMode):
         self.trace = Trace()
         # Activations die as in any forward pass, and their labels with them.
         self.labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.names = {id(t): n for n, t in model.named_buffers()}
-        self.names |= {id(t): n for n, t in model.named_parameters()}
+        self.names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         self.where: list[str] = []
         self.seen: set[int] = set()
 
@@ -137,7 +142,7 @@ class _Tracer(TorchFunctionMode):
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if not outputs:
             # Code that asks for sizes may decide by them.
-            self.trace.simple &= not known or plain_name(func) not in ("shape", "size")
+            self.trace.simple &= not known or plain_name(func) not in _SIZES
             if known and plain_name(func) == "setitem":
                 self.refuse(func)
             return result

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slimcnn.pruning.graph import UnprunableError, trace
 from slimcnn.pruning.labels import FIXED
-from slimcnn.tracing import ModelInput
+from slimcnn.tracing import ModelInput, named_tensors
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ def find_groups(model: nn.Module, example: ModelInput) -> ChannelGroups:
             "no channel of this network can be removed: each one is an input or output of the"
             " network, or tied to one"
         )
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = named_tensors(model)
     return ChannelGroups(
         groups=tuple(groups),
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors},
-        itemsizes={name: tensor.element_size() for name, tensor in tensors},
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        itemsizes={name: tensor.element_size() for name, tensor in tensors.items()},
         parameters=frozenset(name for name, _ in model.named_parameters()),
         positions=traced.positions,
         simple=traced.simple,

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from slimcnn.checkpoints import CheckpointError, load_weights_
 from slimcnn.pruning.graph import UnprunableError
 from slimcnn.pruning.groups import ChannelGroups
-from slimcnn.tracing import ModelInput, example_inputs, tensors, undisturbed
+from slimcnn.tracing import ModelInput, example_inputs, named_tensors, tensors, undisturbed
 
 # Largest difference between the masked and the smaller network, of the largest output: sums of
 # the same float32 numbers in another order differ by less, a channel in a wrong place by more.
@@ -142,7 +142,7 @@ def load_pruned(model: nn.Module, path: Path | str, *, sha256: str | None = None
                 shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-    state = dict([*model.named_parameters(), *model.named_buffers()])
+    state = named_tensors(model)
     changes = {}
     for name in shapes.keys() & state.keys():
         shape, full = shapes[name], state[name].shape
@@ -157,7 +157,7 @@ def _zeroed(
     model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Copies of the tensors that lose channels, with zeros in the place of those."""
-    state = dict([*model.named_parameters(), *model.named_buffers()])
+    state = named_tensors(model)
     copies: dict[str, Tensor] = {}
     for name, kept in keep.items():
         for member in groups[name].members:
@@ -178,7 +178,7 @@ def _select(tensor: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
 
 def _copy_with(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> nn.Module:
     """A copy of `model`, the named tensors changed, under each name that they have."""
-    state = dict([*model.named_parameters(), *model.named_buffers()])
+    state = named_tensors(model)
     memo: dict[int, Tensor] = {}  # deepcopy takes from here what it would copy
     with torch.no_grad():
         for name, change in changes.items():
@@ -216,7 +216,7 @@ def _match_attributes_(module: nn.Module) -> None:
 
 
 def _check(model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> None:
-    shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     if shapes != groups.shapes:
         raise ValueError("these groups were found for another network; call find_groups on this")
     for name, kept in keep.items():
@@ -256,8 +256,10 @@ def _verify(
         same = a.shape == b.shape
         if same and b.numel():
             a, b = a.double(), b.double()  # outputs may be whole numbers or bool
-            scale = b.abs().max().clamp(min=1e-6)
-            same = bool(((a - b).abs().max() <= _TOLERANCE * scale) | ~torch.isfinite(scale))
+            finite = b[b.isfinite()].abs()
+            scale = float(finite.max()) if finite.numel() else 0.0
+            atol = _TOLERANCE * max(scale, 1e-6)
+            same = torch.allclose(a, b, rtol=0, atol=atol, equal_nan=True)
         if not same:
             raise UnprunableError(
                 "the smaller network computes something else than the masked one: its code does"
