@@ -2,8 +2,8 @@
 # # Accuracy, and how far to trust it
 #
 # ResNet-14 gets some share of 10,000 test images right. How far could that number be off,
-# and when is one network really better than another? This lesson adds the interval to
-# the first column of the table, and the comparison that every later chapter uses.
+# and when is one network really better than another? This lesson gives the accuracy in
+# the table its interval, and makes the comparison that every later chapter uses.
 #
 # **You will**
 #
@@ -65,15 +65,19 @@ for record in report.load_records("baselines"):
 #
 # ## The idea
 #
-# Imagine the test set as a draw: each of $N$ images is classified correctly with the same
-# unknown probability $p$. The measured accuracy $\hat p$ scatters around $p$ with the
-# standard deviation $\sqrt{p(1-p)/N}$. For $p = 94\,\%$ and $N = 10{,}000$ that is 0.24
-# points, so $\hat p$ is usually within twice that of $p$, about half a point.
+# Imagine the test set as a draw of $N$ images from all images of this kind, a share $p$ of
+# which the network gets right. Whether a drawn image is right is 1 or 0 with mean $p$ and
+# variance $p(1-p)$; a mean of $N$ independent ones has $1/N$ of that variance. So the
+# measured accuracy $\hat p$ scatters around $p$ with the standard deviation
+# $\sqrt{p(1-p)/N}$. For $p = 94\,\%$ and $N = 10{,}000$ that is 0.24 points. A sum of so many
+# draws is nearly normal, and a normal variable stays within $z = 1.96$ deviations in 95 % of
+# the cases: $\hat p$ is usually within half a point of $p$.
 #
 # Turning this around, from $\hat p$ back to $p$, takes some care: the deviation depends
 # on the $p$ that we do not know. Wilson {cite:p}`wilson1927probable` asks which values of
 # $p$ are compatible with the observation, those with
-# $|\hat p - p| \le z \sqrt{p(1-p)/N}$, and solves the quadratic equation:
+# $|\hat p - p| \le z \sqrt{p(1-p)/N}$. Squared, this is a quadratic inequality in $p$, which
+# holds between the two roots
 #
 # $$
 # p_\pm = \frac{\hat p + \frac{z^2}{2N} \pm
@@ -165,8 +169,8 @@ ax.set(ylabel="intervals that contain the truth (%)")
 _ = ax.legend()
 
 # %% [markdown]
-# The shortcut breaks its promise badly for small sets, and classes are small sets. Wilson
-# keeps it closely everywhere.
+# The shortcut breaks its promise badly for small sets, and is good enough from about a
+# thousand images on. Wilson keeps it closely everywhere, so there is no need to choose.
 #
 # ## On the network
 #
@@ -228,17 +232,19 @@ for k in counts.argsort(descending=True)[:4].tolist():
 #
 # ### Is its confidence right?
 #
-# The softmax of the logits looks like a probability. It is one if, among all images with
-# confidence 80 %, the network is right on 80 %: then it is **calibrated**. The *expected
-# calibration error* (ECE) sorts the images into bins $b$ by confidence and averages the
-# gap {cite:p}`guo2017calibration`:
+# The softmax of the logits looks like probabilities; the largest of them is the network's
+# **confidence** in its answer. It is a probability if, among all images with confidence
+# 80 %, the network is right on 80 %: then it is **calibrated**. The *expected calibration
+# error* (ECE) sorts the images into bins $b$ by confidence (15 of equal width, as usual) and
+# averages the gap {cite:p}`guo2017calibration`:
 #
 # $$
 # \text{ECE} = \sum_b \frac{n_b}{N}\,\bigl|\,\text{accuracy}_b - \text{confidence}_b\bigr| .
 # $$ (eq-ece)
 #
-# A single *temperature* $T$ repairs most of it: divide all logits by $T$, which changes
-# no prediction. We choose $T$ on the validation images, and judge it on the test images.
+# A single *temperature* $T$ repairs most of it: divide all logits by $T$. That changes no
+# prediction, since the largest logit stays the largest; $T < 1$ raises the confidence,
+# $T > 1$ lowers it. We choose $T$ on the validation images, and judge it on the test images.
 
 # %%
 chosen_on = training.predict(resnet14, validation.images)
@@ -258,7 +264,7 @@ print(f"T = {best:.2f}: calibration error {ece[1.0]:.1f} -> {ece[best]:.1f} poin
 
 # %% [markdown]
 # A *reliability diagram* shows the bins: accuracy against confidence, at both
-# temperatures.
+# temperatures. (Ten bins here, without those of at most 20 images, which would only jump.)
 
 # %%
 fig, ax = plt.subplots(figsize=(4.4, 4))
@@ -273,7 +279,9 @@ _ = ax.legend()
 
 # %% [markdown]
 # As trained, the curve lies *above* the diagonal: the network is right more often than
-# it claims. That is the mark of label smoothing, which asks it never to be quite sure.
+# it claims. That is the mark of **label smoothing**, part of our recipe: the target of the
+# training is 91 % for the right class and 1 % for each other, so the network learns never to
+# be quite sure.
 # Networks trained without it usually lie below {cite:p}`guo2017calibration`. Distillation
 # (chapter 4) learns from these probabilities, so it will matter.
 #
@@ -295,7 +303,8 @@ print(f"only ResNet-14 is right on {fixed} images, only the student on {broken}"
 # To decide whether one is better, only the images on which exactly one is right matter;
 # on the others they tie. If the networks were equally good, each of these would be a
 # coin toss. **McNemar's test** {cite:p}`mcnemar1947note` asks how likely a split at
-# least this uneven is for a fair coin: that is its p-value.
+# least this uneven is for a fair coin: that is its **p-value**. Below 5 %, the counterpart
+# of a 95 % interval, we say that the difference is real.
 #
 # We try it where it is needed, on a small difference: ResNet-14 against itself with
 # a little noise on every weight.
@@ -310,7 +319,8 @@ with torch.no_grad():
             weight += 0.1 * weight.std() * noise
 
 # %% [markdown]
-# The intervals of both, the test, and one more line that we explain below:
+# The intervals of both, the test (`only_a`: only the first network is right), and one more
+# line that we explain below:
 
 # %%
 right["noisy"] = training.predict(noisy, test.images).argmax(1) == test.labels
@@ -321,11 +331,24 @@ print(metrics.mcnemar(right["ResNet-14"], right["noisy"]))
 print(metrics.paired_bootstrap(right["ResNet-14"], right["noisy"]))
 
 # %% [markdown]
-# The two Wilson intervals overlap: by themselves they cannot tell the networks apart. The comparison *image by image* is sharper, because both networks face the same
-# easy and hard images and that shared luck cancels. The last line is a **bootstrap**
-# {cite:p}`efron1993introduction`: draw 10,000 images from the test set with replacement,
-# compute the difference in points, repeat ten thousand times, and take the middle 95 %.
-# If the interval excludes zero, we call the difference real.
+# The two Wilson intervals overlap: by themselves they cannot tell the networks apart. The
+# comparison *image by image* is sharper, because both networks face the same easy and hard
+# images and that shared luck cancels. In numbers: two independent accuracies near 94 % each
+# have the deviation 0.24, their difference $\sqrt 2$ times that. Image by image, the
+# difference is a mean of $-1$, $0$ and $1$, and only the $n$ images on which exactly one is
+# right contribute, so its deviation is about $\sqrt n / N$.
+
+# %%
+n = int((right["ResNet-14"] != right["noisy"]).sum())
+unpaired = 196 * (2 * 0.94 * 0.06 / len(test)) ** 0.5  # points
+half_width = 196 * n**0.5 / len(test)
+print(f"half-width of the interval: unpaired {unpaired:.2f}, paired {half_width:.2f}")
+
+# %% [markdown]
+# The last line above is a **bootstrap** {cite:p}`efron1993introduction`: draw 10,000 images
+# from the test set with replacement, compute the difference in points (second network minus
+# first), repeat ten thousand times, and take the middle 95 %. It needs no formula, and comes
+# to the same width. If the interval excludes zero, we call the difference real.
 #
 # ### Images and seeds
 #
@@ -346,7 +369,8 @@ print(f"({paired.low:.2f} to {paired.high:.2f})")
 
 # %% [markdown]
 # This interval, over all seeds and images, is what later chapters print beside a gain or
-# a loss. Bouthillier and colleagues measured how much each source contributes in real
+# a loss. With few seeds it is still too narrow: resampling $S$ seeds shows only $(S-1)/S$ of
+# their variance, two thirds for three. Bouthillier and colleagues measured how much each source contributes in real
 # benchmarks, and found that ignoring seeds makes many published gains look more certain
 # than they are {cite:p}`bouthillier2021accounting`.
 #
@@ -363,7 +387,9 @@ print(f"the best of 20 equal variants looks {inflation:.2f} points better than i
 
 # %% [markdown]
 # Nearly the whole half-width of the interval, for nothing, and a fresh test set would take
-# it back. It does not help that each single measurement was honest. Choosing the best
+# it back. It does not help that each single measurement was honest. (This is the worst case,
+# variants whose errors are independent. Those of one network share most of their errors and
+# gain less, but they gain.) Choosing the best
 # epoch on the test set, or calibrating a quantizer on it, is the same mistake. So this
 # book chooses on the 5,000 **validation** images, and looks at the test set once for each
 # recipe that is finished.
@@ -374,8 +400,8 @@ print(f"the best of 20 equal variants looks {inflation:.2f} points better than i
 #
 # ## What practitioners use
 #
-# SciPy has both tests. McNemar's exact test is a binomial test on the images where one
-# of the two is right.
+# SciPy has the interval and the test. McNemar's exact test is a binomial test on the images
+# where one of the two is right.
 
 # %%
 correct = int(right["ResNet-14"].sum())
@@ -405,7 +431,7 @@ print(f"McNemar: SciPy {theirs:.4g}, slimcnn {mine.p_value:.4g}")
 #
 # | | reported | here |
 # |---|---|---|
-# | {cite:t}`guo2017calibration` | ResNet-110 on CIFAR-100: ECE 16.5 % before, 1.3 % after temperature scaling; overconfident | smaller, and *under*confident, since our recipe smooths labels |
+# | {cite:t}`guo2017calibration` | ResNet-110 on CIFAR-100: ECE 16.5 % before, 1.3 % after temperature scaling; overconfident | about half as much before and as little after; *under*confident, since our recipe smooths labels |
 # | {cite:t}`recht2019imagenet` | accuracy falls by 3 to 15 points on a new CIFAR-10 test set | not measurable: there is no second Fashion-MNIST |
 #
 # ## The record
@@ -425,8 +451,9 @@ row = report.measure_model(
 report.table([row])
 
 # %% [markdown]
-# The figure that goes with the table shows accuracy against a cost: whatever lies up and
-# to the left of everything else is worth having.
+# The figure that goes with the table shows accuracy against a cost: a network is worth
+# having if no other is both above it and to its left. Those are joined by the dashed line,
+# the *Pareto front*.
 
 # %%
 report.tradeoff(report.load_records("baselines"), cost="bytes")
@@ -438,6 +465,9 @@ report.tradeoff(report.load_records("baselines"), cost="bytes")
 width = (ours[1] - ours[0]) / 2
 assert 0.4 < width < 0.55, "about half a point to each side"
 assert coverage["shortcut"][0] < 80 < 93 < min(coverage["Wilson"])
+assert min(coverage["shortcut"][-2:]) > 93, "good enough from a thousand images on"
+assert 5 < ece[1.0] < 10, "about half of what Guo and colleagues report"
+assert ece[best] < 2.5, "as little after"
 assert data.CLASSES[per_class.argmin()] == "Shirt", "shirts carry much of the error"
 assert best < 1, "ResNet-14 is underconfident: the best temperature sharpens"
 assert ece[best] < ece[1.0] / 2, "one temperature repairs most of it"
@@ -450,6 +480,8 @@ bounds = {
 assert bounds["noisy"][1] > bounds["ResNet-14"][0], "the two intervals overlap"
 change = metrics.paired_bootstrap(right["ResNet-14"], right["noisy"])
 assert change.high < 0, "the paired interval excludes zero"
+assert abs((change.high - change.low) / 2 - half_width) < 0.05, "the same width"
+assert half_width < unpaired / 1.5, "pairing is sharper"
 assert fixed > broken
 assert paired.low > 0, "ResNet-14 is better than the student, over images and seeds"
 
@@ -506,13 +538,14 @@ measuring.fixed_and_broken(fixed_and_broken)
 # ```{exercise}
 # :label: ex-accuracy-mcnemar
 # A pruned network fixes 60 images of the dense one and breaks 80. Both intervals overlap.
-# Which numbers does McNemar's test use, and is the difference surely real?
+# Which numbers does McNemar's test use, and is the difference surely real? (SciPy's
+# `binomtest(60, 140)` has the p-value.)
 # ```
 #
 # ```{solution} ex-accuracy-mcnemar
 # :class: dropdown
 # Only 60 and 80. For a fair coin, 140 tosses give a split at least this uneven about one
-# time in nine, so it may well be chance.
+# time in nine (p = 0.11), so it may well be chance.
 # ```
 #
 # ```{exercise}

@@ -61,10 +61,24 @@ _ = torch.manual_seed(0)
 #
 # The book compresses one network: **ResNet-14**, a small residual network
 # {cite:p}`he2016deep` for the 28×28 gray images of Fashion-MNIST
-# {cite:p}`xiao2017fashion`. Its **student**, built from depthwise-separable convolutions
-# {cite:p}`howard2017mobilenets`, is the small network that one would train instead. Both
-# were trained beforehand; the records of those runs come with the book. We load them before we do anything else, since a saving only means something
-# beside the number it started from.
+# {cite:p}`xiao2017fashion`. Its fourteen layers with weights are
+#
+# | part | convolutions | channels | output |
+# |---|---|---|---|
+# | `conv`, the stem | one 3×3, stride 2 | 1 → 32 | 14×14 |
+# | `stage1` | two blocks of two 3×3 | 32 | 14×14 |
+# | `stage2` | two blocks of two 3×3, the first with stride 2 | 32 → 64 | 7×7 |
+# | `stage3` | two blocks of two 3×3, the first with stride 2 | 64 → 128 | 4×4 |
+# | `fc`, after a mean over all positions | one linear layer | 128 → 10 | |
+#
+# A block adds its input to its output; where the shape changes, a 1×1 convolution on this
+# **shortcut** makes them fit (these two are not counted among the fourteen). Each
+# convolution is followed by a batch norm. The book's **student**, built from
+# depthwise-separable convolutions {cite:p}`howard2017mobilenets` (a kernel of its own for
+# each channel, then a 1×1 convolution that mixes the channels), is the small network that
+# one would train instead. Both were trained beforehand; the records of those runs come
+# with the book. We load them before we do anything else, since a saving only means
+# something beside the number it started from.
 
 # %%
 baselines = report.load_records("baselines")
@@ -72,9 +86,9 @@ report.table(baselines)
 
 # %% [markdown]
 # Every row has an accuracy on the test images and four costs: parameters, non-zeros,
-# MACs, bytes. By the end of this lesson you can compute each of the four yourself. (The
-# [accuracy lesson](accuracy.ipynb) deals with the first column, the
-# [latency lesson](latency.ipynb) with the last.)
+# MACs, bytes. By the end of this lesson you can compute each of the four yourself. (What
+# an accuracy is worth is the subject of the [accuracy lesson](accuracy.ipynb); the
+# [latency lesson](latency.ipynb) adds the milliseconds.)
 #
 # ## The idea
 #
@@ -192,6 +206,23 @@ for name, model in networks.items():
     print(f"{name}: {metrics.count_parameters(model):,} parameters, {mine:,} MACs")
 
 # %% [markdown]
+# The parameters need a second look. No convolution here has a bias (the $C_\text{out}$ in
+# {eq}`eq-macs`), since the batch norm behind it adds one anyway, and a batch norm has two
+# parameters a channel: a scale and a shift.
+
+# %% tags=["nbval-check-output"]
+counted = {"convolutions": 0, "linear layer": 0, "batch norms": 0}
+for module in networks["ResNet-14"].modules():
+    if isinstance(module, nn.Conv2d):
+        counted["convolutions"] += module.weight.numel()
+    if isinstance(module, nn.Linear):
+        counted["linear layer"] += module.weight.numel() + module.out_features
+    if isinstance(module, nn.BatchNorm2d):
+        counted["batch norms"] += 2 * module.num_features
+print(" + ".join(f"{n:,} ({name})" for name, n in counted.items()))
+assert sum(counted.values()) == metrics.count_parameters(networks["ResNet-14"])
+
+# %% [markdown]
 # ## On the network
 #
 # Where do they sit? `metrics.layer_costs` gives one row for each layer, with its name;
@@ -237,11 +268,12 @@ ax.invert_yaxis()
 _ = ax.legend()
 
 # %% [markdown]
-# Each stage halves the image's sides (14, 7, then 4 pixels) and doubles the channels.
-# About four times fewer positions meet four times more weights, so the MACs of a 3×3
-# layer stay nearly the same while its parameters grow fourfold. This is the usual shape of a CNN, and it decides what a
-# technique can win: removing weights at random shrinks the *file* mostly in stage 3,
-# while a lighter stage 1 saves *time* and almost no bytes.
+# The stem halves the image's sides to 14 pixels; stages 2 and 3 halve them again (to 7,
+# then 4) and double the channels. Three to four times fewer positions meet four times more
+# weights, so the MACs of a 3×3 layer stay nearly the same while its parameters grow
+# fourfold. This is the usual shape of a CNN, and it decides what a technique can win:
+# the weights that a smaller *file* can do without are mostly in stage 3, while a lighter
+# stage 1 saves a third of the *arithmetic* and almost no bytes.
 #
 # ### Activations
 #
@@ -324,7 +356,7 @@ for count in (metrics.count_nonzeros, metrics.count_macs):
 # unpacked before it can run, and then it is as large as ever. A zero is worth something
 # to a format that leaves it out *and* a kernel that skips it; chapter 3 builds both.
 #
-# **Fewer MACs are not less time.** The student needs a small part of ResNet-14's MACs.
+# **Fewer MACs are not less time in proportion.** The student needs a small part of ResNet-14's MACs.
 # We time both, one image at a time on one thread, with the method of the next lesson.
 
 # %%
@@ -349,8 +381,10 @@ print(f"{fewer:.1f} times fewer MACs, {faster:.1f} times faster")
 # I = \frac{M}{\text{bytes moved}} .
 # $$ (eq-roofline)
 #
-# The two ceilings of the machine we measure as well: a large matrix product for the
-# peak, a large copy for the bandwidth (it reads and writes each byte once).
+# Drawn over $I$ with both axes logarithmic, this bound is a roof: a slant, where the bytes
+# are the limit, up to a bend at $I = \text{peak} / \text{bandwidth}$, then flat, where the
+# MACs are. The two ceilings of the machine we measure as well: a large matrix product for
+# the peak, a large copy for the bandwidth (it reads and writes each byte once).
 
 # %%
 a, big = torch.randn(768, 768), torch.randn(16_000_000)
@@ -358,9 +392,11 @@ target = torch.empty_like(big)
 machine = latency.measure(
     {"matmul": lambda: a @ a, "copy": lambda: target.copy_(big)}, rounds=20, warmup=3
 )
-peak_rate = 768**3 / machine["matmul"].median / 1e6  # GMAC/s
-bandwidth = 2 * 4 * big.numel() / machine["copy"].median / 1e6  # GB/s
+peak_rate = 768**3 / machine["matmul"].median / 1e6  # MACs per ms / 1e6 = GMAC/s
+bandwidth = 2 * 4 * big.numel() / machine["copy"].median / 1e6  # bytes per ms: GB/s
+bend = peak_rate / bandwidth
 print(f"peak {peak_rate:.0f} GMAC/s, bandwidth {bandwidth:.0f} GB/s, one thread")
+print(f"the roof bends at {bend:.1f} MACs per byte")
 
 # %% [markdown]
 # Then every convolution by itself. A hook notes the input that each one gets.
@@ -383,19 +419,19 @@ def convolutions(name):
 
 
 # %% [markdown]
-# The depthwise convolutions of the student, where each channel has its own kernel, get a
-# color of their own.
+# The depthwise convolutions of the student get a color of their own.
 
 # %%
 pairs = convolutions("student")
 groups = {
     "ResNet-14": convolutions("resnet14"),
-    "student, dense": [c for c in pairs if c[0].groups == 1],
+    "student, stem and 1×1": [c for c in pairs if c[0].groups == 1],
     "student, depthwise": [c for c in pairs if c[0].groups > 1],
 }
 
 # %% [markdown]
-# All of them are timed in the same rounds, and {eq}`eq-roofline` gives each a place.
+# All of them are timed in the same rounds, and {eq}`eq-roofline` gives each a place. We
+# count each tensor once, as if it came from main memory.
 
 # %%
 layers = [(group, *layer) for group, found in groups.items() for layer in found]
@@ -409,7 +445,7 @@ for i, (group, conv, x, y) in enumerate(layers):
     points[group].append((done / moved, done / timed[i].median / 1e6))
 
 # %% [markdown]
-# Both axes are logarithmic; the black line is the roof.
+# The black line is the roof:
 
 # %%
 fig, ax = plt.subplots()
@@ -423,19 +459,20 @@ ax.set(xlabel="arithmetic intensity (MACs per byte)")
 _ = ax.legend()
 
 # %% [markdown]
-# Read it from left to right. The depthwise layers have an intensity near one: each value
-# is read for at most nine multiplications. They run at a small fraction of the processor's peak,
-# and saving MACs there saves next to nothing. ResNet-14's 3×3 layers reuse every value
-# many times and run many times faster: there, fewer MACs do mean less time. No small
-# layer reaches its roof in eager PyTorch, because each call costs some microseconds
-# before the first multiplication. Runtimes of the next lesson remove part of that.
+# Read it from left to right. The depthwise layers have an intensity of at most about one:
+# a value of four bytes is read, and another written, for nine multiplications at most. So
+# their roof is the slant. They lie far below even that, because each call in eager PyTorch
+# costs some microseconds before the first multiplication, and these layers have little else
+# to do: saving MACs there saves next to nothing. The 1×1 layers of the student lie between.
+# ResNet-14's 3×3 layers reuse every value many times and run many times faster: there,
+# fewer MACs do mean less time. Runtimes of the next lesson remove part of the cost of calls.
 #
 # **What compression can and cannot buy**, then:
 #
 # | you save | it shrinks | it does not shrink |
 # |---|---|---|
 # | weights set to zero | the file, if the format leaves zeros out | dense run time, activations |
-# | whole channels | file, MACs, activations, run time | |
+# | whole channels | file, MACs, activations, run time | the cost of each call |
 # | bits per value | file, memory traffic; time, with integer kernels | MACs |
 # | MACs of thin layers | the count | time, where bytes or calls are the limit |
 #
@@ -455,7 +492,11 @@ for name, network in foreign.items():
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(photo)
     assert metrics.count_macs(network, photo) == counter.get_total_flops() / 2
-    print(f"{name:12}{counter.get_total_flops() / 2e6:6.0f} M MACs")
+    macs_m, weights_m = (
+        counter.get_total_flops() / 2e6,
+        metrics.count_parameters(network),
+    )
+    print(f"{name:12}{macs_m:6.0f} M MACs, {weights_m / 1e6:.2f} M parameters")
 
 # %% [markdown]
 # ResNet-18 is included since its paper counts too. What about memory?
@@ -479,8 +520,8 @@ for name, network in foreign.items():
 #
 # | network | paper reports | we count |
 # |---|---|---|
-# | ResNet-18 {cite:p}`he2016deep` | 1.8 billion "FLOPs", meaning multiply–adds | the second row above |
-# | MobileNetV2 {cite:p}`sandler2018mobilenetv2` | 3.4 M parameters, 300 M multiply–adds | the first row above |
+# | ResNet-18 {cite:p}`he2016deep` | 1.8 billion "FLOPs", meaning multiply–adds | 1,814 M MACs |
+# | MobileNetV2 {cite:p}`sandler2018mobilenetv2` | 3.4 M parameters, 300 M multiply–adds | 3.50 M parameters, 301 M MACs |
 #
 # The papers round, and count multiply–adds as we do, in the convolutions and the linear
 # layer. Their word "FLOPs" is the trap:
@@ -491,6 +532,9 @@ for name, network in foreign.items():
 
 # %% tags=["claims"]
 assert 73 < parameters["stage3"] < 77, "three quarters of the parameters in stage 3"
+assert round(metrics.count_macs(foreign["ResNet-18"], photo) / 1e6) == 1814
+assert round(metrics.count_macs(foreign["MobileNetV2"], photo) / 1e6) == 301
+assert round(metrics.count_parameters(foreign["MobileNetV2"]) / 1e4) == 350
 stages = [macs[stage] for stage in ("stage1", "stage2", "stage3")]
 assert 28 < min(stages) < max(stages) < 39, "each stage about a third of the MACs"
 assert peak == 3 * one, "a residual block keeps three activations"

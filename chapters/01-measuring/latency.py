@@ -123,14 +123,16 @@ _ = ax.legend()
 #
 # where $\tau$ is what we want to know, $\varepsilon_i$ is a delay that is mostly small and
 # sometimes huge, and $d_i$ is the *drift* of the machine: its clock rate falls when it
-# gets warm, another program starts, the laptop leaves its charger. Each part of the
-# procedure removes one of them:
+# gets warm, another program starts, the laptop leaves its charger. The smallest of many
+# calls would come nearest to $\tau$, but it depends on how many there are; the median lies a
+# little higher, by much the same for all candidates. Each part of the procedure deals with
+# one trouble:
 #
 # | problem | remedy |
 # |---|---|
 # | the first calls do other work | **warm-up** calls that are not counted |
 # | $\varepsilon_i$ has a long tail | the **median** and the quartiles, not the mean |
-# | $d_i$ changes between A and B | **interleaved** rounds: A B, B A, A B, … |
+# | $d_i$ changes between A and B | **interleaved** rounds, each in another order: A B, B A, … |
 # | A uses more cores than B | **one thread** for everyone |
 # | something else holds the core | **CPU/wall**: CPU seconds used per second waited |
 #
@@ -138,8 +140,9 @@ _ = ax.legend()
 #
 # Five calls took 2.0, 2.1, 2.0, 9.0 and 2.2 ms. Sorted: 2.0, 2.0, **2.1**, 2.2, 9.0. One
 # delay moves the mean by more than a millisecond and leaves the median alone. The
-# quartiles (a quarter of the calls is faster than $q_1$, a quarter slower than $q_3$)
-# tell how far the typical calls are apart.
+# quartiles (about a quarter of the calls is faster than $q_1$, a quarter slower than $q_3$)
+# tell how far the typical calls are apart. With few calls they fall between two of them,
+# and NumPy interpolates.
 
 # %% tags=["nbval-check-output"]
 times = [2.0, 2.1, 2.0, 9.0, 2.2]
@@ -148,7 +151,7 @@ print(f"mean {np.mean(times):.2f} ms, median {median:.2f} ms", end=", ")
 print(f"quartiles {q1:.1f} to {q3:.1f} ms")
 
 # %% [markdown]
-# Drift can be checked with a pencil too. Let A and B be equally fast, 10 ms, on a machine
+# Drift we let Python play through. Let A and B be equally fast, 10 ms, on a machine
 # whose every call is one percent slower than the one before. We time A twenty times, then
 # B twenty times; then the same calls interleaved.
 
@@ -178,7 +181,8 @@ for order in (in_blocks, interleaved):
 # ## From scratch
 #
 # The whole procedure fits in one function. The order within a round is drawn anew each
-# time, so that no callable always runs on the caches that one neighbor left behind.
+# time: that cancels the drift on average, as A B, B A does exactly, and no callable always
+# runs on the caches that one neighbor left behind.
 
 
 # %%
@@ -202,8 +206,10 @@ def measure(callables, rounds=50, warmup=10):
 
 # %% [markdown]
 # `slimcnn.latency.measure` is this function with checks: it restores the threads even
-# after an error, keeps the garbage collector out, and marks disturbed results. The
-# equality cell times the same network with both, and compares how they summarize.
+# after an error, keeps the garbage collector out, and marks disturbed results. Times never
+# repeat, so the equality cell compares what can be equal: how the same samples are
+# summarized. The two printed medians may differ by some tenths: one network was measured
+# twice, one after the other, and the machine drifted in between.
 
 # %%
 theirs = latency.measure({"resnet14": run}, rounds=50)["resnet14"]
@@ -217,10 +223,11 @@ np.testing.assert_allclose(
 # ## On the network
 #
 # So far the network ran in *eager* PyTorch: Python calls one operator after the other. A
-# **runtime** loads the whole network as a file, plans it once (fuses batch norm and ReLU
-# into the convolutions, lays out memory) and runs it without Python. Phones run networks
-# this way, so the book measures this way. We use ONNX Runtime, and ExecuTorch with its
-# XNNPACK backend. Before any timing: do they compute the same logits?
+# **runtime** loads the whole network as a file, plans it once (it *fuses* batch norm and
+# ReLU into the convolutions, so that three layers become one call, and lays out memory) and
+# runs it without Python. Phones run networks this way, so the book measures this way. We use
+# ONNX Runtime, and ExecuTorch with XNNPACK, a library of fast kernels for phones. Before any
+# timing: do they compute the same logits?
 
 # %%
 student = checkpoints.load("student")
@@ -266,14 +273,14 @@ for (name, runtime), t in timed.items():
 #
 # ## Why it works, when it does not
 #
-# **The 24-fold speed-up.** A published tutorial compared a network with its compressed
-# version and found it 24 times faster. Each was timed once, the first one cold. We repeat
-# the experiment with *the same network twice*.
+# **The large speed-up that was none.** It is easy to find a network and its compressed
+# version timed once each, the first one cold, and a proud ratio between them. We repeat the
+# experiment with *the same network twice*, on images of a size that nothing on this page
+# has warmed up.
 
 # %%
-twins = {
-    name: latency.eager(models.ResNet14(width=0.9), image) for name in ("old", "new")
-}
+odd = torch.randn(1, 1, 90, 90)
+twins = {name: latency.eager(models.ResNet14(), odd) for name in ("old", "new")}
 once = {name: milliseconds(function) for name, function in twins.items()}
 fair = latency.measure(twins)
 print(f"timed once:  {once['old'] / once['new']:.2f}-fold speed-up")
@@ -281,11 +288,15 @@ print(f"interleaved: {fair['old'].median / fair['new'].median:.2f}-fold")
 
 # %% [markdown]
 # Whatever your first line says, a gain or a loss, it is wrong: the networks are twins. How
-# wrong depends on what ran before and beside it.
+# wrong depends on what ran before and beside it. The second line is a yardstick as well:
+# it is what two *equal* networks differ by when all is done right. How do we know that a
+# change made a network faster? The ratio of old to new must lie well outside what twins
+# give, and do so again when the measurement is repeated.
 #
 # **Hidden threads.** ONNX Runtime takes every core unless told otherwise. We compare
-# "ONNX Runtime" with itself, once as it comes and once with one thread. (For once not
-# interleaved: its waiting threads keep spinning, and would disturb the other.)
+# "ONNX Runtime" with itself, once with all cores, as it would run by default, and once with
+# one thread. (For once not interleaved: its waiting threads *spin*, that is, they keep
+# asking for work instead of sleeping, and would disturb the other.)
 
 # %%
 file = Path(tempfile.mkdtemp()) / "resnet14.onnx"
@@ -296,6 +307,7 @@ several = {
     "all cores": latency.onnxruntime(file, image, threads=cores),
 }
 threaded = {name: latency.measure({name: f})[name] for name, f in several.items()}
+print(f"{cores} cores")
 for name, t in threaded.items():
     print(f"{name:12}{t.median:7.3f} ms  CPU/wall {t.cpu_wall:.2f}", end="")
     print("  disturbed" if t.disturbed else "")
@@ -304,7 +316,10 @@ for name, t in threaded.items():
 # CPU/wall is the CPU time that the process used, divided by the time that passed. On one
 # thread it should be one. Near the number of cores, somebody uses more threads than
 # declared: an unfair advantage in a comparison, and on a phone, where the other cores
-# have their own work, one that is not there. **Below** one, the process waited:
+# have their own work, one that is not there. (Do not compare these times with the table
+# above, where the same network took longer: alone, each call finds the caches as the last
+# one left them, between other networks it does not. A latency belongs to its measurement;
+# compare within one.) **Below** one, the process waited:
 
 
 # %%
@@ -324,8 +339,9 @@ for name, t in held_up.items():
     print("  disturbed" if t.disturbed else "")
 
 # %% [markdown]
-# `measure` flags both kinds as *disturbed*. A flagged time goes into no table: we find out
-# who disturbs, or measure again.
+# `measure` flags both kinds as *disturbed*: below 0.9, or above 1.1 for each declared thread
+# (reading two clocks costs a little, so that 1.01 is no alarm). A flagged time goes into no
+# table: we find out who disturbs, or measure again.
 #
 # ### Latency is not throughput
 #
@@ -433,6 +449,8 @@ assert gain["ONNX Runtime"] > gain["eager PyTorch"], (
     "the student gains more in a runtime"
 )
 assert held_up["interrupted"].disturbed
+assert (latency.LOWEST_CPU_WALL, latency.HIGHEST_CPU_WALL) == (0.9, 1.1)
+assert 0.9 < fair["old"].median / fair["new"].median < 1.1, "twins are equally fast"
 assert 0.5 < pytorch / ours < 2, "the two tools agree"
 
 # %% [markdown]

@@ -109,28 +109,33 @@ for name, model in networks.items():
 #
 # - **COO** (coordinates): for every non-zero its row, its column, and its value.
 # - **CSR** (compressed sparse rows): columns and values row by row. The row need not be
-#   written for each number: one *pointer* a row says how many numbers come before it.
-# - **BSR** (block sparse rows): CSR of small dense blocks. One index serves a whole block.
+#   written for each number: one *pointer* a row says how many numbers come before it, and
+#   a last one how many there are in all.
+# - **BSR** (block sparse rows): CSR of small dense blocks. One index serves a whole block,
+#   and a block with any non-zero is stored with all its numbers.
 # - **bitmask**: one bit for every number, zero or not; then the non-zero values.
 # - **relative index**: for every non-zero how many zeros lie before it. Such gaps are
 #   small, so a few bits do {cite:p}`han2016deep`. A gap too long for these bits is bridged
 #   by storing a zero as if it were a value.
 #
-# With row indices of $r$ bits, column indices of $c$ bits and pointers of $p$ bits the
-# sizes in bits are
+# With row indices of $r$ bits, column indices of $c$ bits and pointers of $p$ bits, and for
+# BSR $n_B$ stored blocks of $B$ numbers in $R_B$ rows of blocks, the sizes in bits are
 #
 # $$
 # \begin{aligned}
 # S_\text{dense} &= R\,C\,v \\
 # S_\text{COO} &= n\,(v + r + c) \\
 # S_\text{CSR} &= n\,(v + c) + (R + 1)\,p \\
+# S_\text{BSR} &= n_B\,(B\,v + c) + (R_B + 1)\,p \\
 # S_\text{bitmask} &= n\,v + R\,C .
 # \end{aligned}
 # $$ (eq-format-sizes)
 #
-# A format pays as soon as it is smaller than the dense tensor. Set both sizes equal and
-# solve for the sparsity. For COO, $n\,(v + r + c) = R\,C\,v$ gives
-# $1 - s = v / (v + r + c)$; in the same way the others. These are the **break-even points**
+# The relative index has no such formula: how many gaps are too long depends on where the
+# zeros lie, and so does the number of blocks. A format pays as soon as it is smaller than
+# the dense tensor. Set both sizes equal and solve for the sparsity. For COO,
+# $n\,(v + r + c) = R\,C\,v$ gives $1 - s = v / (v + r + c)$; in the same way CSR and the
+# bitmask. These are the **break-even points**
 #
 # $$
 # s_\text{COO} = \frac{r + c}{v + r + c},
@@ -180,11 +185,16 @@ _ = axes[0].legend()
 #
 # ## By hand
 #
-# A matrix of three rows and four columns with four non-zeros:
+# A matrix of four rows and four columns with four non-zeros:
 
 # %%
 matrix = torch.tensor(
-    [[5.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 3.0]]
+    [
+        [5.0, 0.0, 0.0, 1.0],
+        [0.0, 0.0, 0.0, 0.0],
+        [0.0, 2.0, 0.0, 3.0],
+        [0.0, 0.0, 0.0, 0.0],
+    ]
 )
 rows, columns = matrix.nonzero(as_tuple=True)
 values = matrix[rows, columns]
@@ -192,12 +202,14 @@ values = matrix[rows, columns]
 # %% [markdown]
 # Take a pencil and write it in all formats before you read on. COO lists
 # $(0, 0, 5)$, $(0, 3, 1)$, $(2, 1, 2)$, $(2, 3, 3)$. CSR keeps columns and values, and the
-# pointers $0, 2, 2, 4$: row 0 has the numbers from 0 up to 2, row 1 those from 2 up to 2,
-# so none, row 2 those from 2 up to 4. The mask is $1001\;0000\;0101$. The gaps are
-# $0, 2, 5, 1$.
+# pointers $0, 2, 2, 4, 4$: row 0 has the numbers from 0 up to 2, row 1 those from 2 up to
+# 2, so none, row 2 those from 2 up to 4, row 3 none. The mask is
+# $1001\;0000\;0101\;0000$. The gaps are $0, 2, 5, 1$; zeros at the end need none. BSR with
+# 2×2 blocks finds a non-zero in each of the four blocks: the pointers $0, 2, 4$, the block
+# columns $0, 1, 0, 1$, and all sixteen numbers.
 
 # %% tags=["nbval-check-output"]
-counts = torch.bincount(rows, minlength=3)
+counts = torch.bincount(rows, minlength=4)
 pointers = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
 places = matrix.flatten().nonzero().flatten()
 gaps = torch.diff(places, prepend=torch.tensor([-1])) - 1
@@ -207,14 +219,17 @@ print("mask", "".join(str(int(x != 0)) for x in matrix.flatten()))
 print("gaps", gaps.tolist(), "values", values.tolist())
 
 # %% [markdown]
-# SciPy has a CSR type of its own. Its arrays must be those of our pencil:
+# SciPy has CSR and BSR types of its own. Their arrays must be those of our pencil:
 
 # %%
 csr = scipy.sparse.csr_array(matrix.numpy())
 assert csr.indptr.tolist() == pointers.tolist()
 assert csr.indices.tolist() == columns.tolist()
 assert csr.data.tolist() == values.tolist()
-assert pointers.tolist() == [0, 2, 2, 4] and gaps.tolist() == [0, 2, 5, 1]
+assert pointers.tolist() == [0, 2, 2, 4, 4] and gaps.tolist() == [0, 2, 5, 1]
+bsr = scipy.sparse.bsr_array(matrix.numpy(), blocksize=(2, 2))
+assert bsr.indptr.tolist() == [0, 2, 4] and bsr.indices.tolist() == [0, 1, 0, 1]
+assert bsr.data.size == 16
 
 # %% [markdown]
 # ## From scratch
@@ -232,7 +247,7 @@ def smallest(largest):
 
 # %% [markdown]
 # CSR in bytes: pointers, columns, values, one array after the other, and before them the
-# number of values, without which nobody could take them apart again.
+# number of values. A reader needs it first: it decides how wide the pointers are.
 
 
 # %%
@@ -306,7 +321,7 @@ body = sparsity.encode(layer, "relative", index_bits=4)[header:]
 assert len(body) == 4 + -(-len(pairs) // 2) + 4 * len(pairs)  # two 4-bit gaps a byte
 
 # %% [markdown]
-# And a format that does not give back every bit is no format:
+# And a format that does not give back every value is no format:
 
 # %%
 formats = ("coo", "csr", "bsr", "bitmask", "relative")
@@ -316,8 +331,8 @@ for name in formats:
 # %% [markdown]
 # ## On the network
 #
-# First the break-even. We take the layer at sparsities around the predicted one, encode
-# it, and look at which the bytes fall below the dense tensor's.
+# First the break-even. We raise the sparsity of the layer step by step, encode it each time,
+# and note the first sparsity at which its bytes fall below the dense tensor's.
 
 
 # %%
@@ -332,9 +347,9 @@ def measured_break_even(name, weight):
 
 
 # %% [markdown]
-# The layer is $128 \times 1152$, so rows need 8 bits and columns 16. By
-# {eq}`eq-break-even`, COO pays from $24/56$, CSR from about $16/48$, the bitmask from
-# $1/32$.
+# The layer is $128 \times 1152$, so rows need 8 bits and columns 16; at the break-even there
+# are more than 65,535 non-zeros, so pointers need 32. By {eq}`eq-break-even`, COO pays from
+# $24/56$, CSR from $(16 + 129 \cdot 32 / 147{,}456)/48$, the bitmask from $1/32$.
 
 # %% tags=["nbval-check-output"]
 whole = checkpoints.load("resnet14").stage3[1].conv2.weight.detach()
@@ -373,7 +388,8 @@ for level in levels:
         found.append(network_bytes(model, name) / 1e3)
 
 # %% [markdown]
-# Both axes tell the story: to the right there are more zeros, and lower is smaller.
+# To the right there are more zeros, and lower is smaller, on a logarithmic axis. The numbers
+# stand below the figure, one column for each sparsity.
 
 # %%
 fig, ax = plt.subplots()
@@ -383,6 +399,7 @@ for (name, found), marker in zip(sizes.items(), plotting.MARKERS, strict=False):
 ax.set(xlabel="zeros (%)", ylabel="bytes of the network (kB)", yscale="log")
 ax.legend()
 plt.show()
+print(f"{'kB':9}" + "".join(f"{100 * x:6.0f} %" for x in levels))
 for name, found in sizes.items():
     line = "".join(f"{x:8.0f}" for x in found)
     print(f"{name:9}{line}")
@@ -409,9 +426,9 @@ factor = dense_size / sparse_size
 print(f"{dense_size:,} -> {sparse_size:,} bytes, a factor of {factor:.1f}")
 
 # %% [markdown]
-# Ten times fewer weights, but the factor is smaller than ten: the difference is the price of
-# the indices. And what comes back is the same network, bit by bit, so its accuracy is the
-# same to the last image:
+# Ten times fewer weights, but the factor is smaller than ten: most of the difference is the
+# price of the indices, some of it the batch norms, which stay whole. And what comes back is
+# the same network, value by value, so its accuracy is the same to the last image:
 
 # %%
 validation = data.load("validation").subset(1000)
@@ -454,9 +471,10 @@ for level, found in knob.items():
     print(f"{100 * level:.0f} % zeros: best with {best} bits, {min(found):,} bytes")
 
 # %% [markdown]
-# The emptier the layer, the longer its gaps, the more bits they deserve. The mean gap is
-# about $1 / (1 - s)$; the best width is the base-2 logarithm of that and two to four bits
-# more, since many gaps are longer than the mean.
+# The emptier the layer, the longer its gaps, the more bits they deserve. From one non-zero
+# to the next it is $1 / (1 - s)$ places on average. In these three cases the best width is
+# the base-2 logarithm of that and two to four bits more, since many gaps are longer than
+# the mean.
 #
 # **Smaller is not faster.** Finally the time. A convolution is a matrix product: the
 # weight $(C_\text{out}, C_\text{in} k^2)$ times the patches of the image
@@ -472,7 +490,7 @@ def products(rows, inner, positions, share):
     weight = torch.randn(rows, inner, generator=generator)
     weight *= pruning.mask_of(torch.rand(rows, inner, generator=generator), share)
     patches = torch.randn(inner, positions, generator=generator)
-    with latency.thread_limit(1):
+    with latency.thread_limit(1):  # for the conversion; `measure` sets its own
         kernels = matmul_kernels(weight, patches)
     times = latency.measure(kernels, rounds=25, warmup=3)
     return {name: t.median for name, t in times.items()}
@@ -495,7 +513,7 @@ timed = {
 
 # %% [markdown]
 # How many times faster than dense is each sparse kernel? Below the black line it is
-# slower.
+# slower. Under the figure: the first of our sparsities at which a kernel wins.
 
 # %%
 fig, axes = plt.subplots(1, 3, sharey=True, figsize=(6.8, 2.9))
@@ -506,13 +524,20 @@ for ax, (layer, times) in zip(axes, timed.items(), strict=True):
         ax.plot([100 * s for s in shares], gain, marker=marker, label=name)
     ax.set(title=layer, xlabel="zeros (%)", ylim=(0, 4))
 axes[0].set_ylabel("speed-up over dense")
-_ = axes[0].legend()
+axes[0].legend()
+plt.show()
+for layer, times in timed.items():
+    for name in ("torch CSR", "scipy CSR", "torch BSR"):
+        wins = [s for s, t in zip(shares, times, strict=True) if t[name] < t["dense"]]
+        text = f"from {100 * wins[0]:.0f} % zeros" if wins else "never"
+        print(f"{layer}: {name} wins {text}")
 
 # %% [markdown]
 # The file paid from a third of zeros on; the time pays much later. Dense kernels use the
-# vector units of the processor and read memory in order. A CSR kernel fetches a column
-# index, then a row of the patches from wherever that index points, for a single
-# multiplication each. It does $1 - s$ of the work at a fraction of the speed, so it must
+# vector units of the processor, read memory in order, and use each number several times
+# while it is at hand. A CSR kernel fetches a column index, then a short row of the patches
+# (196, 49 or 16 numbers here) from wherever that index points, of which little is used again
+# before the next jump. It does $1 - s$ of the work at a fraction of the speed, so it must
 # save most of the work before it wins. BSR, on scattered zeros, computes nearly everything
 # and adds its overhead: it stays slower at most sparsities.
 #
@@ -544,9 +569,15 @@ for weight in foreign.parameters():
     thinned = weight.detach() * pruning.mask_of(torch.rand(weight.shape), 0.9)
     found = {name: len(sparsity.encode(thinned, name)) for name in formats}
     best = min(found, key=found.get)
-    winners[best] = winners.get(best, 0) + 1
+    winners.setdefault(best, []).append(weight[0].numel())  # columns
     total, dense_total = total + found[best], dense_total + 4 * weight.numel()
-print(winners, f"{dense_total / total:.1f} times smaller")
+print({name: len(columns) for name, columns in winners.items()}, end=", ")
+print(f"{dense_total / total:.1f} times smaller")
+
+# %% [markdown]
+# CSR wins where a column index has 8 bits (the 0.8 bits a number that it then costs at 90 %
+# zeros are less than the bitmask's one) and rows are long enough to share their pointers
+# among many numbers; the bitmask wins everywhere else.
 
 # %% [markdown]
 # ```{admonition} What changes at ImageNet scale
@@ -563,7 +594,7 @@ print(winners, f"{dense_total / total:.1f} times smaller")
 # | | paper reports | we measured |
 # |---|---|---|
 # | {cite:t}`han2016deep`, AlexNet and VGG-16 | 9 to 13 times fewer connections; with sharing and Huffman coding 35 and 49 times smaller files | a tenth of the weights; the file above, without sharing and coding yet (chapter 6) |
-# | {cite:t}`gale2020sparse`, MobileNet on a V100 | up to 2.1 times faster | one product at a time, on a CPU: the figure above |
+# | {cite:t}`gale2020sparse`, Transformer and MobileNet on a V100 | 1.2 to 2.1 times faster | one product at a time, on a CPU: the figure above |
 #
 # The claims of the text:
 
@@ -579,6 +610,7 @@ at_98 = {name: found[levels.index(0.98)] for name, found in sizes.items()}
 assert at_98["csr"] < at_98["bitmask"], "a bit for each zero is too much at 98 %"
 assert 6 < factor < 9.5, "less than the tenfold of the non-zeros"
 assert 1 < torch_bytes / ours < 2.2
+assert max(winners["csr"]) <= 256, "CSR wins only with 8-bit columns"
 for times in timed.values():
     assert times[0]["dense"] < times[0]["torch CSR"], "CSR is slower at 50 %"
     assert max(t["dense"] / t["torch BSR"] for t in times[:5]) < 1, "BSR up to 95 %"
@@ -632,8 +664,9 @@ sparse_formats.from_pairs(from_pairs)
 # ```{solution} ex-formats-pointers
 # :class: dropdown
 # It has a pointer for each row, and a row has less than one non-zero on average: 961
-# pointers of 16 bits for 864 values. The term $(R + 1)\,p$ of {eq}`eq-format-sizes` is as
-# large as the columns and half as large as the values.
+# pointers of 16 bits for 864 values. Nine columns need 8 bits, so the term $(R + 1)\,p$ of
+# {eq}`eq-format-sizes` is more than twice as large as the columns, and half as large as the
+# values.
 # ```
 #
 # ```{exercise}

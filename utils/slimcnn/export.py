@@ -41,9 +41,10 @@ def to_onnx(
     """Write `model` as a single ONNX file: input "input", output "logits".
 
     PyTorch's `torch.export`-based exporter chooses the opset, and folds each batch norm
-    into the convolution before it. Weights are inside the file. The exporter's notes on
-    each node (source lines with the paths of this machine) are taken out again: for the
-    small student they are a seventh of the file.
+    into the convolution before it (torch 2.6 has the older, TorchScript-based one do it, since
+    its new one does not know today's onnxscript). Weights are inside the file. The exporter's
+    notes on each node (source lines with the paths of this machine) are taken out again: for
+    the small student they are a seventh of the file.
 
     Args:
         model: a network with one tensor in and one tensor out; it is not changed.
@@ -61,11 +62,8 @@ def to_onnx(
     onnx = import_runtime("onnx")
     import_runtime("onnxscript")
     path = _checked(path, example)
-    shapes = None
-    if dynamic_batch:
-        shapes = ({0: torch.export.Dim("batch")},)
-        if len(example) == 1:  # the exporter would take a dimension of 1 for a constant
-            example = torch.cat([example, example])
+    if dynamic_batch and len(example) == 1:
+        example = torch.cat([example, example])  # a dimension of 1 would count as a constant
     partial = path.with_name(path.name + ".partial")
     try:
         with silence():
@@ -73,12 +71,10 @@ def to_onnx(
                 inference_copy(model),
                 (example.detach().cpu(),),
                 str(partial),
-                dynamo=True,
-                external_data=False,
                 input_names=["input"],
                 output_names=["logits"],
-                dynamic_shapes=shapes,
                 verbose=False,
+                **_exporter_options(dynamic_batch),
             )
         proto = onnx.load(partial)
         _drop_notes_(proto)
@@ -168,6 +164,15 @@ def silence() -> Iterator[None]:
             os.dup2(copy_of_fd, fd)
             os.close(copy_of_fd)
         os.close(null)
+
+
+def _exporter_options(dynamic_batch: bool) -> dict[str, Any]:
+    """What `torch.onnx.export` is told beside names: which exporter, and what is dynamic."""
+    if torch.__version__ >= (2, 7):
+        shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+        return {"dynamo": True, "external_data": False, "dynamic_shapes": shapes}
+    axes = {"input": {0: "batch"}, "logits": {0: "batch"}} if dynamic_batch else None
+    return {"dynamo": False, "dynamic_axes": axes}
 
 
 def _checked(path: Path | str, example: Tensor) -> Path:
