@@ -84,9 +84,10 @@ def final_record(
     *,
     save: Callable[[nn.Module, Path], object],
     keep: bool,
+    name: str = "resnet14",
     **settings: object,
 ) -> report.Record:
-    """Measure a finished ResNet-14 on the test set; keep its predictions, for paired comparisons.
+    """Measure a finished network on the test set; keep its predictions, for paired comparisons.
 
     Args:
         model: masks are written in first.
@@ -94,6 +95,7 @@ def final_record(
         variant, seed, technique, settings: for the record.
         save: writes the file whose bytes count.
         keep: leave that file in results/weights/.
+        name: of the network, as in the record.
     """
     model, test = masking.finalize(model), data.load("test")
     path = ROOT / "results" / f"{sweep_name}-predictions.safetensors"
@@ -106,7 +108,7 @@ def final_record(
     save(model, weights)
     record = report.measure_model(
         model,
-        name="resnet14",
+        name=name,
         technique=technique,
         seed=seed,
         split=test,

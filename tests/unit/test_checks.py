@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from slimcnn.checks import check, measuring
+from slimcnn import pruning
+from slimcnn.checks import (
+    check,
+    distilling,
+    measuring,
+    pruning_channels,
+    pruning_weights,
+    sparse_formats,
+    sparse_patterns,
+)
 
 
 def double(x):
@@ -78,7 +87,58 @@ def test_no_cases_is_an_error():
         check(double, double, [])
 
 
+def chain(macs, kept, inputs_of=lambda kept, i: kept[i - 1] if i else 1.0):
+    return sum(m * kept[i] * inputs_of(kept, i) for i, m in enumerate(macs))
+
+
+def unpack(pairs, length, fill=lambda gap: gap):
+    numbers = [0.0] * length
+    place = 0
+    for gap, value in pairs:
+        place += fill(gap)
+        numbers[place] = value
+        place += 1
+    return numbers
+
+
+def kernels(scores, sparsity, reduce=lambda s: s.sum((2, 3))):
+    if sparsity == 1:
+        return torch.zeros(scores.shape, dtype=torch.bool)
+    order = reduce(scores).flatten().argsort()
+    mask = torch.ones(len(order), dtype=torch.bool)
+    mask[order[: round(sparsity * len(order))]] = False
+    return mask.view(*scores.shape[:2], 1, 1).repeat(1, 1, *scores.shape[2:])
+
+
+def soft(z_s, z_t, temperature, factor=lambda t, b, k: t / b, sign=1):
+    difference = torch.softmax(z_s / temperature, 1) - torch.softmax(z_t / temperature, 1)
+    return sign * factor(temperature, *z_s.shape) * difference
+
+
+def soft_by_autograd(z_s, z_t, temperature):
+    z_s = z_s.clone().requires_grad_()
+    log_s, log_t = (z_s / temperature).log_softmax(1), (z_t / temperature).log_softmax(1)
+    loss = temperature**2 * (log_t.exp() * (log_t - log_s)).sum(1).mean()
+    return torch.autograd.grad(loss, z_s)[0]
+
+
 RIGHT = {
+    pruning_weights.cubic: [
+        lambda t, T, a, b: pruning.cubic(min(t / T, 1.0), final=b, initial=a),
+        lambda t, T, a, b: b if t >= T else b - (b - a) * ((T - t) / T) ** 3,
+    ],
+    pruning_channels.chain_macs: [
+        chain,
+        lambda macs, kept: float(np.dot(macs, np.multiply(kept, [1.0, *kept[:-1]]))),
+    ],
+    sparse_formats.from_pairs: [
+        unpack,
+        lambda pairs, n: ([x for gap, value in pairs for x in [0.0] * gap + [value]] + [0.0] * n)[
+            :n
+        ],
+    ],
+    sparse_patterns.kernel_mask: [kernels],
+    distilling.soft_gradient: [soft, soft_by_autograd],
     measuring.separable_macs: [
         lambda c, d, k, h, w: h * w * c * (k * k + d),
         lambda c, d, k, h, w: float(c * k**2 * h * w + c * d * h * w),
@@ -104,6 +164,42 @@ RIGHT = {
 }
 
 WRONG = {
+    pruning_weights.cubic: [
+        lambda t, T, a, b: b + (a - b) * (1 - t / T) ** 3,  # goes on after the last step
+        lambda t, T, a, b: b + (a - b) * (1 - min(t / T, 1)) ** 2,
+        lambda t, T, a, b: a + (b - a) * min(t / T, 1) ** 3,  # slow first, fast at the end
+        lambda t, T, a, b: b * (1 - (1 - min(t / T, 1)) ** 3),  # always from zero
+        lambda t, T, a, b: a + (b - a) * min(t / T, 1),  # a straight line
+    ],
+    pruning_channels.chain_macs: [
+        lambda macs, kept: sum(m * k for m, k in zip(macs, kept, strict=True)),  # outputs alone
+        lambda macs, kept: sum(m * k * k for m, k in zip(macs, kept, strict=True)),
+        lambda macs, kept: chain(macs, kept, lambda kept, i: kept[i - 1]),  # the image is pruned
+        lambda macs, kept: sum(macs) * float(np.mean(kept)) ** 2,
+    ],
+    sparse_formats.from_pairs: [
+        lambda pairs, n: unpack(pairs, n + 9)[
+            : sum(g + 1 for g, _ in pairs)
+        ],  # no zeros at the end
+        lambda pairs, n: unpack([p for p in pairs if p[1]], n),  # fillers dropped with their gaps
+        lambda pairs, n: ([v for _, v in pairs] + [0.0] * n)[:n],
+        lambda pairs, n: unpack(pairs, 4 * n + 40, lambda gap: gap + 1)[:n],  # one zero too many
+    ],
+    sparse_patterns.kernel_mask: [
+        lambda s, sparsity: pruning.mask_of(s, sparsity),  # single weights
+        lambda s, sparsity: ~kernels(s, sparsity),  # the best go
+        lambda s, sparsity: kernels(s, sparsity, lambda s: s.amax((2, 3))),
+        lambda s, sparsity: kernels(s, sparsity)[:, :, 0, 0],  # the shape of the kernels
+        lambda s, sparsity: kernels(s, round(sparsity, 1)),
+    ],
+    distilling.soft_gradient: [
+        lambda s, t, T: soft(s, t, T, sign=-1),
+        lambda s, t, T: soft(s, t, T, lambda T, b, k: 1 / (T * b)),  # T² forgotten
+        lambda s, t, T: soft(s, t, T, lambda T, b, k: T**2 / b),  # and 1/T forgotten
+        lambda s, t, T: soft(s, t, T, lambda T, b, k: T / (b * k)),  # reduction="mean"
+        lambda s, t, T: soft(s, t, T, lambda T, b, k: T),  # a sum over the batch
+        lambda s, t, T: soft(s, t, 1.0),
+    ],
     measuring.separable_macs: [
         lambda c, d, k, h, w: h * w * c * d * k * k,  # a dense convolution
         lambda c, d, k, h, w: c * (k * k + d),  # parameters, not MACs

@@ -1,0 +1,551 @@
+# %% [markdown]
+# # Soft targets
+#
+# A small network learns from labels. Could it learn more from the *answers* of a large one?
+# This lesson tries to raise the accuracy of the student, 54,346 parameters, without adding
+# a single one of them.
+#
+# **You will**
+#
+# - say what a teacher's answer knows that a label does not;
+# - derive the gradient of the distillation loss, and from it where the factor $T^2$ comes
+#   from;
+# - train a student with a teacher, in a loop that you know already;
+# - judge the gain against three controls: label smoothing, longer training, and the student
+#   alone;
+# - find three bugs that are often published.
+#
+# **You need** chapter 1, above all [Accuracy](../01-measuring/accuracy.ipynb). Symbols are on
+# the [notation page](../../book/notation.md).
+#
+# **Time** 40 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from slimcnn import (
+    checkpoints,
+    data,
+    distillation,
+    metrics,
+    models,
+    plotting,
+    report,
+    training,
+)
+from slimcnn.checks import distilling
+from slimcnn.data import Augmentation
+from slimcnn.training import Recipe
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# The teacher is ResNet-14, the student the small network of chapter 1. Both were trained on
+# labels alone:
+
+# %%
+report.table(report.load_records("baselines"))
+
+# %% [markdown]
+# The student is thirteen times smaller. The gap between the two is what a teacher could
+# hope to close.
+#
+# ## The idea
+#
+# A label says: this is a shirt. A trained network says: most likely a shirt, perhaps a
+# T-shirt, hardly a coat, no sandal. The second answer holds more. We look at one image, and
+# at the teacher's softmax:
+
+# %%
+teacher, test = checkpoints.load("resnet14"), data.load("test")
+logits = training.predict(teacher, test.images)
+doubtful = logits.softmax(1).amax(1).sub(0.6).abs().argmin().item()
+fig, axes = plt.subplots(1, 2, figsize=(6.8, 3), width_ratios=(1, 2))
+axes[0].imshow(test.images[doubtful, 0], cmap="gray")
+axes[0].set(title=data.CLASSES[test.labels[doubtful]], xticks=[], yticks=[])
+for shift, temperature in ((-0.2, 1.0), (0.2, 4.0)):
+    soft = (logits[doubtful] / temperature).softmax(0)
+    rows = [row + shift for row in range(10)]
+    axes[1].barh(rows, 100 * soft, 0.4, label=f"T = {temperature:g}")
+axes[1].set(yticks=range(10), yticklabels=data.CLASSES, xlabel="probability (%)")
+axes[1].invert_yaxis()
+_ = axes[1].legend()
+
+# %% [markdown]
+# The classes that look alike get the rest of the probability. On most images, though, the
+# teacher is sure, and this rest is tiny. So the logits $\mathbf{z}$ are divided by a
+# **temperature** $T$ before the softmax {cite:p}`hinton2015distilling`:
+#
+# $$
+# p_k = \frac{e^{z_k / T}}{\sum_j e^{z_j / T}} .
+# $$ (eq-soft)
+#
+# At $T = 1$ that is the usual softmax. A higher temperature makes the answer **softer**: the
+# order of the classes stays, the differences shrink, and the small probabilities come out.
+# What do they know? Averaged over all test images of a class:
+
+# %%
+soft = (logits / 4).softmax(1)
+means = torch.stack([soft[test.labels == k].mean(0) for k in range(10)])
+means.fill_diagonal_(0)  # what is given to the *other* classes
+fig, ax = plt.subplots(figsize=(5, 4.2))
+image = ax.imshow(100 * means, cmap="viridis")
+ax.set(xticks=range(10), yticks=range(10), ylabel="the label is")
+ax.set_xticklabels(data.CLASSES, rotation=45, ha="right")
+ax.set_yticklabels(data.CLASSES)
+ax.grid(False)
+_ = fig.colorbar(image, label="mean probability at T = 4 (%)")
+
+# %% [markdown]
+# A map of similarity that nobody typed in: sandals, sneakers and boots are one family,
+# T-shirts, pullovers, coats and shirts another. A student that is asked to reproduce it gets
+# ten numbers from each image instead of one.
+#
+# ### The loss
+#
+# Let $\mathbf{p}^\text{t}$ and $\mathbf{p}^\text{s}$ be the softened answers of teacher and
+# student. Their distance is the Kullback–Leibler divergence, and the loss mixes it with the
+# usual cross-entropy:
+#
+# $$
+# \mathcal{L} = \alpha\, T^2 \sum_k p^\text{t}_k \log \frac{p^\text{t}_k}{p^\text{s}_k}
+#   \;+\; (1 - \alpha)\, \mathcal{L}_\text{CE}(\mathbf{z}^\text{s}, y) .
+# $$ (eq-distill)
+#
+# Why the factor $T^2$? Ask the gradient. The divergence depends on the student through
+# $-\sum_k p^\text{t}_k \log p^\text{s}_k$, and $\log p^\text{s}_k = z^\text{s}_k / T - \log
+# \sum_j e^{z^\text{s}_j / T}$, so
+#
+# $$
+# \frac{\partial}{\partial z^\text{s}_i} \Bigl( -\sum_k p^\text{t}_k \log p^\text{s}_k \Bigr)
+# = -\frac{p^\text{t}_i}{T} + \frac{1}{T}\, \frac{e^{z^\text{s}_i / T}}{\sum_j e^{z^\text{s}_j / T}}
+# = \frac{p^\text{s}_i - p^\text{t}_i}{T} .
+# $$ (eq-soft-gradient)
+#
+# And for a high temperature both answers are nearly uniform: $e^{z/T} \approx 1 + z / T$, so
+# with logits of mean zero $p_i \approx (1 + z_i / T) / K$, and the gradient becomes
+#
+# $$
+# \frac{p^\text{s}_i - p^\text{t}_i}{T} \;\approx\; \frac{z^\text{s}_i - z^\text{t}_i}{K\, T^2} .
+# $$ (eq-high-temperature)
+#
+# It falls with $1 / T^2$. Without the factor, a higher temperature would silently turn the
+# teacher down beside the labels; with it, $\alpha$ keeps its meaning when $T$ changes. The
+# right side says something else as well: at high temperatures the student learns to copy the
+# teacher's *logits*.
+#
+# ## By hand
+#
+# Three classes, one image. The teacher's logits are $(2, 1, 0)$, the student's are all zero.
+# At $T = 1$ the teacher says $e^2 : e : 1$, that is 66.5, 24.5 and 9.0 %; at $T = 2$ it says
+# $e : \sqrt e : 1$, which is softer. The student says a third each.
+
+# %% tags=["nbval-check-output"]
+z_t, z_s = torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3)
+for temperature in (1.0, 2.0, 100.0):
+    p_t, p_s = (z_t / temperature).softmax(1), (z_s / temperature).softmax(1)
+    divergence = (p_t * (p_t / p_s).log()).sum().item()
+    shown = ", ".join(f"{100 * p:.1f} %" for p in p_t[0].tolist())
+    print(f"T {temperature:3g}: teacher {shown}", end="; ")
+    print(f"KL {divergence:.5f}, times T squared {temperature**2 * divergence:.3f}")
+
+# %% [markdown]
+# With $T^2$ the loss settles at half the mean square of $z^\text{s} - z^\text{t}$ around its
+# mean, here $\tfrac12 \cdot \tfrac{1 + 0 + 1}{3} = \tfrac13$.
+#
+# ## From scratch
+#
+# Equation {eq}`eq-distill` for a batch is five lines. PyTorch's `kl_div` takes the *student*
+# first, as logarithms, and `batchmean` divides by the number of images.
+
+
+# %%
+def distillation_loss(z_s, z_t, labels, temperature, alpha):
+    """Soft targets and labels; logits are (B, K)."""
+    log_s = (z_s / temperature).log_softmax(1)
+    log_t = (z_t / temperature).log_softmax(1)
+    soft = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    hard = F.cross_entropy(z_s, labels)
+    return alpha * temperature**2 * soft + (1 - alpha) * hard
+
+
+# %% [markdown]
+# The equality cell: value against the package, gradient against {eq}`eq-soft-gradient`.
+
+# %%
+z_s, z_t = torch.randn(6, 10, requires_grad=True), torch.randn(6, 10)
+labels = torch.randint(10, (6,))
+for temperature, alpha in ((1.0, 0.5), (4.0, 0.9), (20.0, 1.0)):
+    mine = distillation_loss(z_s, z_t, labels, temperature, alpha)
+    theirs = distillation.distillation_loss(z_s, z_t, labels, temperature, alpha)
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+(gradient,) = torch.autograd.grad(mine, z_s)  # of the last: T = 20, teacher alone
+p_s, p_t = (z_s / 20).softmax(1), (z_t / 20).softmax(1)
+torch.testing.assert_close(gradient, 20 * (p_s - p_t) / 6, atol=1e-6, rtol=1e-3)
+
+# %% [markdown]
+# Does the factor do what it promises? We measure the length of the gradient at several
+# temperatures, with and without it, for the answers of our two networks on 1,000 images.
+
+# %%
+few = data.load("validation").subset(1000)
+z_t = training.predict(teacher, few.images)
+z_s = training.predict(checkpoints.load("student"), few.images).requires_grad_()
+temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+lengths = {"with $T^2$": [], "without": []}
+for temperature in temperatures:
+    loss = distillation.soft_target_loss(z_s, z_t, temperature)
+    (gradient,) = torch.autograd.grad(loss, z_s)
+    lengths["with $T^2$"].append(gradient.norm().item())
+    lengths["without"].append(gradient.norm().item() / temperature**2)
+
+# %% [markdown]
+# Both axes are logarithmic.
+
+# %%
+fig, ax = plt.subplots()
+for (name, found), marker in zip(lengths.items(), "os", strict=True):
+    ax.plot(temperatures, found, marker=marker, label=name)
+ax.set(xscale="log", yscale="log", xlabel="temperature T")
+ax.set(ylabel="length of the gradient", xticks=temperatures)
+ax.set_xticklabels([f"{t:g}" for t in temperatures])
+_ = ax.legend()
+
+# %% [markdown]
+# With the factor the gradient keeps its size within a small range; without it, it falls by a
+# factor of hundreds.
+#
+# ## On the network
+#
+# Training needs no new loop. The `objective` that `training.fit` takes may ask a teacher:
+
+
+# %%
+def objective(student, batch):
+    """What `fit` minimizes: the teacher sees the same augmented images."""
+    z_s = student(batch.images)
+    with torch.no_grad():
+        z_t = teacher(batch.images)
+    return distillation_loss(z_s, z_t, batch.labels, 4.0, 0.9), z_s
+
+
+# %% [markdown]
+# `distillation.distill` wraps exactly this, and refuses what would go wrong in silence: a
+# teacher in training mode, other classes, a teacher that shares parameters with the student.
+# Two short epochs on 10,000 images, with and without a teacher, from the same initial weights
+# and over the same images:
+
+# %%
+train = data.load("train").subset(10_000)
+short = Recipe(epochs=2, lr=0.2, average=0.0, label_smoothing=0.0)
+with training.seeded(0):
+    student = models.build("student")
+loss = distillation.SoftTargets(temperature=4.0, alpha=0.9)
+learned = {
+    "alone": training.fit(student, train, short, seed=0, progress=False)[0],
+    "taught": distillation.distill(
+        student, teacher, train, short, seed=0, loss=loss, progress=False
+    )[0],
+}
+for name, network in learned.items():
+    print(f"{name:8}{training.evaluate(network, few):.1f} % on 1,000 validation images")
+
+# %% [markdown]
+# So few steps decide nothing, but they show that it runs. The long runs, fifteen epochs on all
+# images, were made by `scripts/sweep_distillation.py`. First, which $T$ and which $\alpha$?
+# A grid of short runs (six epochs, one seed), judged on *validation*:
+
+# %%
+for r in sorted(report.load_records("distillation-screen"), key=lambda r: -r.accuracy):
+    print(f"{r.settings['variant']:18} {r.accuracy:.2f} % on validation")
+
+# %% [markdown]
+# The differences between neighbors are smaller than what one seed can tell. We take one of
+# the good points and do not look for more. Then the controls, all with the same number of
+# steps, except the one that is trained longer:
+#
+# - **alone**: the student's own recipe, labels with smoothing;
+# - **no smoothing**: the same without. Label smoothing is a teacher as well, a very dull one:
+#   it says that all other classes are equally likely;
+# - **twice as long**: a teacher costs time in each step. What would the student have done
+#   with that time?
+
+# %%
+records = report.load_records("distillation")
+names = ("alone", "no smoothing", "twice as long", "soft targets")
+table = [r for r in records if r.settings["variant"] in names]
+report.table(table, columns=["model", "technique", "settings", "accuracy"])
+
+# %% [markdown]
+# Is it a gain? Image by image, over the three seeds:
+
+# %%
+labels = test.labels
+
+
+def right(variant):
+    """Correct or not, for each seed and test image."""
+    return report.load_predictions("distillation", variant) == labels
+
+
+gain = {
+    name: metrics.paired_bootstrap(right(name), right("soft targets"))
+    for name in names[:3]
+}
+for name, difference in gain.items():
+    print(f"soft targets - {name:14} {difference}")
+
+# %% [markdown]
+# ## Why it works, when it does not
+#
+# **A smoothed teacher.** Label smoothing asks the *teacher* to treat all wrong classes alike,
+# which rubs out part of the similarities that the student should learn
+# {cite:p}`muller2019when`. Our ResNet-14 was trained with smoothing. The same student with a
+# teacher that was not:
+
+# %%
+for name in ("soft targets", "unsmoothed teacher"):
+    found = [r for r in records if r.settings["variant"] == name and r.seed == 0]
+    print(f"{name:20}{found[0].accuracy:.2f} % (seed 0)")
+
+# %% [markdown]
+# **The cache that teaches the wrong thing.** A teacher gives the same answer each time, so why
+# ask it in every epoch? Because it is not asked the same question: the student sees an
+# *augmented* picture, flipped, shifted, partly erased. Somebody caches the answers by the
+# number of the image, taken in the first epoch. How far are these from the truth in the
+# second one?
+
+# %%
+shaken = Augmentation(erase=0.5)
+answers = []
+for epoch in (0, 1):
+    found = torch.zeros(len(train), 10)
+    for batch in data.batches(train, 500, seed=0, epoch=epoch, augmentation=shaken):
+        with torch.no_grad():
+            found[batch.index] = teacher(batch.images)
+    answers.append(found)
+stale = distillation.soft_target_loss(answers[0], answers[1], 1.0)
+honest = distillation.soft_target_loss(
+    training.predict(checkpoints.load("student"), train.images), answers[0], 1.0
+)
+changed = (answers[0].argmax(1) != answers[1].argmax(1)).double().mean()
+print(f"{100 * changed:.1f} % of the answers name another class in the second epoch")
+print(
+    f"divergence of old answer and new: {stale:.3f}; student and teacher: {honest:.3f}"
+)
+
+# %% [markdown]
+# The stale answers are about as far from the right ones as the student itself is: there is
+# nothing left to learn from them. `distillation.TeacherCache` uses the *pixels* as the key. It
+# pays where the same pictures come again, as in the grid above, whose runs share a seed.
+#
+# **Nobody needs labels.** With $\alpha = 1$ the labels are not used at all, so any pictures
+# will do, as long as the teacher has something to say about them.
+
+# %%
+unlabeled = data.Split("no labels", train.images, torch.zeros_like(train.labels))
+teacher_only = distillation.SoftTargets(temperature=4.0, alpha=1.0)
+blind, _ = distillation.distill(
+    student, teacher, unlabeled, short, seed=0, loss=teacher_only, progress=False
+)
+print(f"never saw a label: {training.evaluate(blind, few):.1f} %")
+
+# %% [markdown]
+# ### Find the bug
+#
+# Three versions of the loss, each seen in published code. What is wrong with them?
+
+
+# %%
+def first(z_s, z_t, labels, temperature=4.0):
+    log_s = (z_s / temperature).log_softmax(1)
+    return F.kl_div(log_s, (z_t / temperature).softmax(1), reduction="mean")
+
+
+def second(z_s, z_t, labels, temperature=4.0):
+    log_s = (z_t / temperature).log_softmax(1)
+    soft = F.kl_div(log_s, (z_t / temperature).softmax(1), reduction="batchmean")
+    return temperature**2 * soft + F.cross_entropy(z_s, labels)
+
+
+def third(z_s, z_t, labels, temperature=4.0):
+    return distillation_loss(z_s.relu(), z_t.relu(), labels, temperature, 0.9)
+
+
+# %% [markdown]
+# Look at the numbers before you read on: the length of each gradient at the student's logits,
+# beside that of the right loss.
+
+# %%
+z_t, z_s = z_t[:256], z_s.detach()[:256].requires_grad_()
+right_loss = distillation.soft_target_loss(z_s, z_t, 4.0)
+(true_gradient,) = torch.autograd.grad(right_loss, z_s)
+share = {}
+for bug in (first, second, third):
+    (gradient,) = torch.autograd.grad(bug(z_s, z_t, few.labels[:256]), z_s)
+    share[bug.__name__] = (gradient.norm() / true_gradient.norm()).item()
+    reached = 100 * (gradient != 0).double().mean()
+    print(f"{bug.__name__:7} {share[bug.__name__]:7.4f} times the length,", end=" ")
+    print(f"{reached:.0f} % of the logits get a gradient")
+
+# %% [markdown]
+# The **first** divides by images *and* classes, ten times too much here, and forgets $T^2$,
+# sixteen times too much; `labels` is an argument that nobody reads. Training barely moves.
+# The **second** compares the teacher with itself: the soft term is zero, and so is its
+# gradient. It trains as well as any student on labels, which is why nobody notices. The
+# **third** puts a ReLU on the logits. Negative ones, most of them, get no gradient from either
+# term. A *baseline* with this bug loses many points, and a teacher then seems to
+# work wonders.
+#
+# ## What practitioners use
+#
+# PyTorch has the loss, `nn.KLDivLoss`, with the traps that you have seen; torchao,
+# which holds PyTorch's tools for quantization and sparsity, has no distillation loss. Whole
+# recipes for many published methods are in torchdistill {cite:p}`matsubara2021torchdistill`.
+# The loss is the same, so we compare ours with `nn.KLDivLoss`, on a network that is not ours:
+# torchvision's ResNet-18 on color images, as a student of MobileNetV2, both untrained.
+
+# %%
+photos = torch.randn(8, 3, 64, 64)
+with torch.no_grad():
+    big = torchvision.models.mobilenet_v2(weights=None).eval()(photos)
+    small = torchvision.models.resnet18(weights=None).eval()(photos)
+criterion = torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
+industrial = 9 * criterion((small / 3).log_softmax(1), (big / 3).log_softmax(1))
+ours = distillation.soft_target_loss(small, big, 3.0)
+print(f"1,000 classes: nn.KLDivLoss {industrial:.5f}, slimcnn {ours:.5f}")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# A thousand classes have more to say about each other than ten, and students are trained for
+# hundreds of epochs. {cite:t}`beyer2022knowledge` find that two things decide there: teacher
+# and student must see exactly the same crop, and patience; with both, a ResNet-50 reached
+# 82.8 % on ImageNet. {cite:t}`cho2019efficacy` find that the largest teacher is often not the
+# best one.
+# ```
+#
+# ## Paper and us
+#
+# | | reports | we measured |
+# |---|---|---|
+# | {cite:t}`hinton2015distilling`, MNIST, two hidden layers of 800 units | 146 test errors alone, 74 with a teacher's soft targets at $T = 20$ (the teacher: 67) | the intervals above |
+# | {cite:t}`muller2019when` | teachers trained with label smoothing distil worse | the two lines on the smoothed teacher, one seed |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+ratio = [a / b for a, b in zip(lengths["with $T^2$"], lengths["without"], strict=True)]
+assert max(lengths["with $T^2$"]) < 20 * min(lengths["with $T^2$"])
+assert max(lengths["without"]) > 100 * min(lengths["without"])
+assert changed > 0.02 and stale > 0.3 * honest, "stale answers are no answers"
+assert share["first"] < 0.02, "a teacher that is not heard"
+assert training.evaluate(blind, few) > 60, "labels are not needed"
+footwear = [data.CLASSES.index(name) for name in ("Sandal", "Sneaker", "Ankle boot")]
+for k in footwear:
+    assert means[k].argmax().item() in footwear, "one family"
+assert abs(industrial - ours) < 1e-4
+
+# %% [markdown]
+# ## Your turn
+#
+# Write the gradient of the soft-target loss, $T^2$ included and averaged over the batch, with
+# respect to the student's logits, as {eq}`eq-soft-gradient` has it. Replace the `...` and run
+# the cell.
+
+
+# %%
+def soft_gradient(z_s, z_t, temperature):
+    return ...
+
+
+distilling.soft_gradient(soft_gradient)
+
+# %% [markdown]
+# ## Summary
+#
+# A teacher's answer says which classes look alike, and a temperature makes that audible. The
+# loss is a divergence between softened answers; its gradient is their difference, divided by
+# $T$, and shrinks with $T^2$ unless it is multiplied back. What a teacher is worth can only be
+# said beside a student alone, one without smoothing, and one that was trained for longer.
+# And a loss with a bug can look like a method that works.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-soft-uniform
+# What does a teacher teach at $\alpha = 1$ and $T \to \infty$? And at $T \to 0$?
+# ```
+#
+# ```{solution} ex-soft-uniform
+# :class: dropdown
+# At infinite temperature its logits: the loss is half the mean squared difference of centered
+# logits. At zero its most likely class alone: the softmax becomes one-hot.
+# ```
+#
+# ```{exercise}
+# :label: ex-soft-smoothing
+# Write label smoothing with $\varepsilon = 0.1$ and ten classes as distillation. Who is the
+# teacher?
+# ```
+#
+# ```{solution} ex-soft-smoothing
+# :class: dropdown
+# Its target is 0.9 times the label plus 0.1 times the uniform distribution: a mixture of the
+# label with a teacher that finds all classes equally likely, at $\alpha = 0.1$ and $T = 1$.
+# ```
+#
+# ```{exercise}
+# :label: ex-soft-gain
+# A paper reports students at 90.1 % alone and 91.0 % with a teacher, each the best of five
+# seeds on the test set, and trained for 100 and 200 epochs. What would you ask for?
+# ```
+#
+# ```{solution} ex-soft-gain
+# :class: dropdown
+# The means over the seeds with an interval of the paired difference, instead of the best on
+# the test set; and the student alone for 200 epochs.
+# ```
+#
+# ```{exercise}
+# :label: ex-soft-batchmean
+# Your data set has 1,000 classes and the soft loss uses `reduction="mean"`. By what factor is
+# the teacher too quiet? Which other mistake would make up for it by chance?
+# ```
+#
+# ```{solution} ex-soft-batchmean
+# :class: dropdown
+# By 1,000. A temperature near 32 with $T^2$ counted twice would: $32^2 = 1024$.
+# ```
+#
+# ## Where next
+#
+# - Next lesson: teaching by what lies inside the networks, and students that were pruned.
+# - {cite:t}`hinton2015distilling`: nine pages, and the origin of every symbol here.
+# - {cite:t}`beyer2022knowledge`: what it takes on ImageNet, told without a new method.

@@ -1,0 +1,193 @@
+"""The experiments of chapter 4: students with and without teachers.
+
+    python scripts/sweep_distillation.py             run what is missing (hours)
+    python scripts/sweep_distillation.py --list      say what is there and what is missing
+    python scripts/sweep_distillation.py --only soft
+
+Every student sees the same images, the same augmentation, as many steps. Temperature and share
+were chosen on validation by scripts/screen_distillation.py. Appends one record a run to
+results/distillation.jsonl, predictions to results/distillation-predictions.safetensors, and
+keeps the weights of the finalists' seed 0.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slimcnn import checkpoints, data, distillation, models, pruning, report, sparsity, training
+from slimcnn.distillation import AttentionTransfer, Decoupled, Hints, Relations, SoftTargets
+from slimcnn.training import Recipe
+from sweep_pruning import FINE_TUNE
+from sweeps import ROOT, Run, final_record, sweep, weights_file
+
+RECORDS = ROOT / "results" / "distillation.jsonl"
+WIDE = ROOT / "runs" / "distillation-wide-teacher.safetensors"
+# The student's own recipe, in fewer epochs.
+RECIPE = replace(checkpoints.entry("student").recipe, epochs=15, average=0.0)
+SOFT = SoftTargets(temperature=4.0, alpha=0.9)
+# (student, teacher): maps of 14×14 and of 7×7 positions; embeddings after the pooling.
+MAPS = [("blocks.1", "stage1"), ("blocks.4", "stage2")]
+EMBEDDINGS = [("flatten", "flatten")]
+
+
+def new_student(seed: int) -> nn.Module:
+    """The student with the initial weights of a seed."""
+    with training.seeded(seed):
+        return models.build("student")
+
+
+def record(model: nn.Module, variant: str, seed: int, keep: bool, **settings) -> report.Record:
+    """Measure a student on the test set."""
+    return final_record(
+        model,
+        "distillation",
+        variant,
+        seed,
+        "distillation" if "teacher" in settings else "dense",
+        save=checkpoints.save_weights,
+        keep=keep and seed == 0,
+        name="student",
+        **settings,
+    )
+
+
+def options(seed: int, state: Path) -> dict:
+    """What every training is told alike."""
+    return {
+        "seed": seed,
+        "validation": data.load("validation"),
+        "checkpoint": state,
+        "progress": sys.stderr.isatty(),
+    }
+
+
+# --- students -----------------------------------------------------------------------------------
+
+
+def alone(recipe: Recipe, variant: str, seed: int, state: Path) -> report.Record:
+    """The student by itself, on labels."""
+    trained, _ = training.fit(new_student(seed), data.load("train"), recipe, **options(seed, state))
+    return record(trained, variant, seed, variant == "alone", epochs=recipe.epochs)
+
+
+def taught(
+    teacher: Callable[[int], nn.Module],
+    teacher_name: str,
+    variant: str,
+    seed: int,
+    state: Path,
+    **how: object,
+) -> report.Record:
+    """The student with a teacher of the same seed."""
+    trained, _ = distillation.distill(
+        new_student(seed), teacher(seed), data.load("train"), RECIPE, **how, **options(seed, state)
+    )
+    keep = variant == "soft targets"
+    return record(trained, variant, seed, keep, epochs=RECIPE.epochs, teacher=teacher_name)
+
+
+def wide_teacher(seed: int) -> nn.Module:
+    """ResNet-14 of width 1.5; trained once, by the baseline's recipe in twelve epochs."""
+    with training.seeded(seed):
+        network = models.build("resnet14", width=1.5)
+    if not WIDE.exists():
+        recipe = replace(checkpoints.entry("resnet14").recipe, epochs=12, average=0.0)
+        state = WIDE.with_name("distillation-wide-teacher-state.safetensors")
+        network, _ = training.fit(network, data.load("train"), recipe, **options(seed, state))
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, WIDE)
+        state.unlink()
+    network.load_state_dict(load_file(WIDE))
+    return network.eval()
+
+
+def itself(seed: int) -> nn.Module:
+    """The student that was trained alone (a born-again teacher)."""
+    network = models.build("student")
+    checkpoints.load_weights_(network, weights_file("alone", seed))
+    return network.eval()
+
+
+# --- recovery of pruned networks ----------------------------------------------------------------
+
+
+def recovered(
+    start: str, with_teacher: bool, variant: str, seed: int, state: Path
+) -> report.Record:
+    """A finalist of chapter 2, trained on for as long again, with or without the dense teacher."""
+    path = weights_file(start, seed)
+    if start.startswith("gradual"):
+        network = sparsity.load_encoded(models.build("resnet14"), path)
+        masks = {
+            name: weight != 0 for name, weight in network.named_parameters() if weight.ndim > 1
+        }
+        network, save = pruning.apply_masks(network, masks), sparsity.save_encoded
+    else:
+        network, save = (
+            pruning.load_pruned(models.build("resnet14"), path),
+            checkpoints.save_weights,
+        )
+    train, teacher = data.load("train"), checkpoints.load("resnet14", seed)
+    if with_teacher:
+        tuned, _ = distillation.distill(
+            network, teacher, train, FINE_TUNE, loss=SOFT, **options(seed, state)
+        )
+    else:
+        tuned, _ = training.fit(network, train, FINE_TUNE, **options(seed, state))
+    return final_record(
+        tuned,
+        "distillation",
+        variant,
+        seed,
+        "recovery",
+        save=save,
+        keep=False,
+        epochs=FINE_TUNE.epochs,
+        start=start,
+    )
+
+
+def runs() -> list[Run]:
+    """Everything, in the order of need."""
+    found = []
+
+    def add(
+        variant: str, seeds: tuple[int, ...], minutes: float, work: Callable, model: str = "student"
+    ):
+        found.extend(Run(variant, s, minutes, partial(work, variant, s), model) for s in seeds)
+
+    three, one = (0, 1, 2), (0,)
+    resnet14 = partial(taught, partial(checkpoints.load, "resnet14"), "resnet14")
+    add("alone", three, 6.5, partial(alone, RECIPE))
+    add("soft targets", three, 11, partial(resnet14, loss=SOFT))
+    add(
+        "attention",
+        three,
+        11.5,
+        partial(resnet14, loss=SOFT, features=AttentionTransfer(MAPS, 10.0)),
+    )
+    add("no smoothing", three, 6.5, partial(alone, replace(RECIPE, label_smoothing=0.0)))
+    add("twice as long", three, 13, partial(alone, replace(RECIPE, epochs=2 * RECIPE.epochs)))
+    add("hints", one, 11.5, partial(resnet14, loss=SOFT, features=Hints(MAPS, 1.0)))
+    add("relations", one, 12, partial(resnet14, loss=SOFT, features=Relations(EMBEDDINGS, 1.0)))
+    add("decoupled", one, 11, partial(resnet14, loss=Decoupled(beta=2.0)))
+    add("itself", one, 9, partial(taught, itself, "student", loss=SOFT))
+    unsmoothed = partial(checkpoints.load, "resnet14-unsmoothed")
+    add(
+        "unsmoothed teacher", one, 11, partial(taught, unsmoothed, "resnet14-unsmoothed", loss=SOFT)
+    )
+    add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=SOFT))
+    for start in ("gradual 90", "channels L1 25"):
+        for teacher in (True, False):
+            variant = f"{start}, {'with' if teacher else 'without'} teacher"
+            minutes = (6.5 if start.startswith("gradual") else 2) + 2 * teacher
+            add(variant, one, minutes, partial(recovered, start, teacher), "resnet14")
+    return found
+
+
+if __name__ == "__main__":
+    sweep(__doc__.split("\n")[0], RECORDS, runs())
