@@ -139,6 +139,9 @@ RIGHT = {
     ],
     sparse_patterns.kernel_mask: [kernels],
     distilling.soft_gradient: [soft, soft_by_autograd],
+    distilling.attention_map: [
+        lambda x: torch.nn.functional.normalize(x.pow(2).sum(1).reshape(len(x), -1)),
+    ],
     measuring.separable_macs: [
         lambda c, d, k, h, w: h * w * c * (k * k + d),
         lambda c, d, k, h, w: float(c * k**2 * h * w + c * d * h * w),
@@ -191,6 +194,13 @@ WRONG = {
         lambda s, sparsity: kernels(s, sparsity, lambda s: s.amax((2, 3))),
         lambda s, sparsity: kernels(s, sparsity)[:, :, 0, 0],  # the shape of the kernels
         lambda s, sparsity: kernels(s, round(sparsity, 1)),
+    ],
+    distilling.attention_map: [
+        lambda x: torch.nn.functional.normalize(x.abs().mean(1).flatten(1)),
+        lambda x: torch.nn.functional.normalize(x.mean(1).square().flatten(1)),
+        lambda x: x.square().mean(1).flatten(1).softmax(1),
+        lambda x: x.square().mean(1).flatten(1) / x.square().mean(1).sum((1, 2))[:, None],
+        lambda x: torch.nn.functional.normalize(x.square().mean((2, 3))),  # over positions
     ],
     distilling.soft_gradient: [
         lambda s, t, T: soft(s, t, T, sign=-1),

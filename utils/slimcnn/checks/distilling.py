@@ -1,4 +1,4 @@
-"""Check for the "your turn" cell of chapter 4, Distillation: soft targets."""
+"""Checks for the "your turn" cells of chapter 4, Distillation."""
 
 from collections.abc import Callable
 
@@ -23,4 +23,17 @@ def soft_gradient(function: Callable) -> Verdict:
     for batch, classes, temperature in ((1, 2, 1.0), (4, 10, 4.0), (3, 5, 0.5), (8, 3, 20.0)):
         z_s, z_t = (3 * torch.randn(batch, classes, generator=draw) for _ in range(2))
         cases.append((z_s, z_t, temperature))
+    return check(function, reference, cases, atol=1e-6)
+
+
+def attention_map(function: Callable) -> Verdict:
+    """Mean of squares over channels, as rows of length one: (B, C, H, W) → (B, H·W)."""
+
+    def reference(features: Tensor) -> Tensor:
+        energy = features.square().mean(1).flatten(1)
+        return energy / energy.norm(dim=1, keepdim=True)
+
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((1, 1, 1, 1), (1, 3, 2, 2), (4, 8, 5, 7), (2, 1, 3, 1))
+    cases = [(torch.randn(shape, generator=draw),) for shape in shapes]
     return check(function, reference, cases, atol=1e-6)
