@@ -197,7 +197,7 @@ for name, found in masks.items():
 
 # %% [markdown]
 # The more regular the pattern, the less magnitude it keeps, and the accuracy follows.
-# Between 1:4 and the free choice the gap is small: a group of four random neighbors
+# The gap between 1:4 and the free choice is the smallest one: a group of four neighbors
 # mostly contains one of the larger weights. A 4×4 block rarely contains *only* large ones.
 #
 # ### Permuting channels

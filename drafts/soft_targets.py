@@ -41,6 +41,8 @@ if "google.colab" in sys.modules:
     subprocess.check_call([*pip, *kept, package])
 
 # %% tags=["imports"]
+import warnings
+
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
@@ -196,7 +198,9 @@ def distillation_loss(z_s, z_t, labels, temperature, alpha):
 
 
 # %% [markdown]
-# The equality cell: value against the package, gradient against {eq}`eq-soft-gradient`.
+# The equality cell: value against the package, gradient against {eq}`eq-soft-gradient`. (At
+# $T = 20$ our value is off in the fifth digit: nearly equal probabilities are subtracted, and
+# what is left is multiplied by 400. The package computes it in float64.)
 
 # %%
 z_s, z_t = torch.randn(6, 10, requires_grad=True), torch.randn(6, 10)
@@ -204,7 +208,7 @@ labels = torch.randint(10, (6,))
 for temperature, alpha in ((1.0, 0.5), (4.0, 0.9), (20.0, 1.0)):
     mine = distillation_loss(z_s, z_t, labels, temperature, alpha)
     theirs = distillation.distillation_loss(z_s, z_t, labels, temperature, alpha)
-    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
 (gradient,) = torch.autograd.grad(mine, z_s)  # of the last: T = 20, teacher alone
 p_s, p_t = (z_s / 20).softmax(1), (z_t / 20).softmax(1)
 torch.testing.assert_close(gradient, 20 * (p_s - p_t) / 6, atol=1e-6, rtol=1e-3)
@@ -216,7 +220,8 @@ torch.testing.assert_close(gradient, 20 * (p_s - p_t) / 6, atol=1e-6, rtol=1e-3)
 # %%
 few = data.load("validation").subset(1000)
 z_t = training.predict(teacher, few.images)
-z_s = training.predict(checkpoints.load("student"), few.images).requires_grad_()
+z_s = training.predict(checkpoints.load("student"), few.images)
+z_s = z_s.clone().requires_grad_()
 temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 lengths = {"with $T^2$": [], "without": []}
 for temperature in temperatures:
@@ -258,26 +263,28 @@ def objective(student, batch):
 # %% [markdown]
 # `distillation.distill` wraps exactly this, and refuses what would go wrong in silence: a
 # teacher in training mode, other classes, a teacher that shares parameters with the student.
-# Two short epochs on 10,000 images, with and without a teacher, from the same initial weights
-# and over the same images:
+# Two short epochs on 5,000 images, from the same initial weights and over the same images:
+# on labels alone, and with the teacher alone. The second student never sees a label ($\alpha$
+# is 1, and we replace the labels by zeros to be sure).
 
 # %%
-train = data.load("train").subset(10_000)
-short = Recipe(epochs=2, lr=0.2, average=0.0, label_smoothing=0.0)
+train = data.load("train").subset(5_000)
+short = Recipe(epochs=2, batch_size=64, lr=0.1, average=0.0, label_smoothing=0.0)
 with training.seeded(0):
     student = models.build("student")
-loss = distillation.SoftTargets(temperature=4.0, alpha=0.9)
-learned = {
-    "alone": training.fit(student, train, short, seed=0, progress=False)[0],
-    "taught": distillation.distill(
-        student, teacher, train, short, seed=0, loss=loss, progress=False
-    )[0],
-}
-for name, network in learned.items():
-    print(f"{name:8}{training.evaluate(network, few):.1f} % on 1,000 validation images")
+labeled, _ = training.fit(student, train, short, seed=0, progress=False)
+unlabeled = data.Split("no labels", train.images, torch.zeros_like(train.labels))
+teacher_only = distillation.SoftTargets(temperature=4.0, alpha=1.0)
+taught, _ = distillation.distill(
+    student, teacher, unlabeled, short, seed=0, loss=teacher_only, progress=False
+)
+for name, network in (("on labels", labeled), ("on answers", taught)):
+    print(f"{name:11}{training.evaluate(network, few):.1f} % on validation images")
 
 # %% [markdown]
-# So few steps decide nothing, but they show that it runs. The long runs, fifteen epochs on all
+# So few steps decide nothing, but they show that it runs, and that nobody needs labels: any
+# pictures will do, as long as the teacher has something to say about them, so a teacher can
+# make use of the pictures that nobody has labeled. The long runs, fifteen epochs on all
 # images, were made by `scripts/sweep_distillation.py`. First, which $T$ and which $\alpha$?
 # A grid of short runs (six epochs, one seed), judged on *validation*:
 
@@ -365,18 +372,6 @@ print(
 # nothing left to learn from them. `distillation.TeacherCache` uses the *pixels* as the key. It
 # pays where the same pictures come again, as in the grid above, whose runs share a seed.
 #
-# **Nobody needs labels.** With $\alpha = 1$ the labels are not used at all, so any pictures
-# will do, as long as the teacher has something to say about them.
-
-# %%
-unlabeled = data.Split("no labels", train.images, torch.zeros_like(train.labels))
-teacher_only = distillation.SoftTargets(temperature=4.0, alpha=1.0)
-blind, _ = distillation.distill(
-    student, teacher, unlabeled, short, seed=0, loss=teacher_only, progress=False
-)
-print(f"never saw a label: {training.evaluate(blind, few):.1f} %")
-
-# %% [markdown]
 # ### Find the bug
 #
 # Three versions of the loss, each seen in published code. What is wrong with them?
@@ -403,12 +398,15 @@ def third(z_s, z_t, labels, temperature=4.0):
 # beside that of the right loss.
 
 # %%
-z_t, z_s = z_t[:256], z_s.detach()[:256].requires_grad_()
+z_t, z_s = z_t[:256].clone(), z_s.detach()[:256].requires_grad_()
 right_loss = distillation.soft_target_loss(z_s, z_t, 4.0)
 (true_gradient,) = torch.autograd.grad(right_loss, z_s)
 share = {}
 for bug in (first, second, third):
-    (gradient,) = torch.autograd.grad(bug(z_s, z_t, few.labels[:256]), z_s)
+    with warnings.catch_warnings():  # PyTorch warns of one of them
+        warnings.simplefilter("ignore")
+        loss = bug(z_s, z_t, few.labels[:256])
+    (gradient,) = torch.autograd.grad(loss, z_s)
     share[bug.__name__] = (gradient.norm() / true_gradient.norm()).item()
     reached = 100 * (gradient != 0).double().mean()
     print(f"{bug.__name__:7} {share[bug.__name__]:7.4f} times the length,", end=" ")
@@ -466,7 +464,7 @@ assert max(lengths["with $T^2$"]) < 20 * min(lengths["with $T^2$"])
 assert max(lengths["without"]) > 100 * min(lengths["without"])
 assert changed > 0.02 and stale > 0.3 * honest, "stale answers are no answers"
 assert share["first"] < 0.02, "a teacher that is not heard"
-assert training.evaluate(blind, few) > 60, "labels are not needed"
+assert training.evaluate(taught, few) > 50, "labels are not needed"
 footwear = [data.CLASSES.index(name) for name in ("Sandal", "Sneaker", "Ankle boot")]
 for k in footwear:
     assert means[k].argmax().item() in footwear, "one family"

@@ -56,6 +56,13 @@ def test_hooks_go_and_each_pass_begins_anew():
     assert not model._forward_pre_hooks and not model[0]._forward_hooks
 
 
+def test_a_module_can_be_named_twice():
+    model = nn.Sequential(nn.Linear(3, 2))
+    with kd.tapped(model, ["0", "0"]) as found:
+        output = model(torch.ones(1, 3))
+    torch.testing.assert_close(found["0"], output)
+
+
 def test_the_network_itself_can_be_tapped():
     model = nn.Sequential(nn.Linear(3, 2))
     with kd.tapped(model, [""]) as found:

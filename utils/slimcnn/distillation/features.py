@@ -26,7 +26,8 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
 
     Args:
         model: any network.
-        names: of its modules, as `named_modules` has them: "stage2", "blocks.3.relu2".
+        names: of its modules, as `named_modules` has them: "stage2", "blocks.3.relu2"; a name
+            may come twice.
 
     Yields:
         A dictionary that a pass fills: the names, in the order of the pass.
@@ -57,7 +58,8 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
         found.clear()
 
     handles = [model.register_forward_pre_hook(forget)]
-    handles += [modules[name].register_forward_hook(hook_for(name)) for name in names]
+    for name in dict.fromkeys(names):
+        handles.append(modules[name].register_forward_hook(hook_for(name)))
     try:
         yield found
     finally:
