@@ -240,7 +240,7 @@ def test_alpha_is_a_share(alpha):
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
 def test_smoothing_is_checked_early(smoothing):
     for kind in (kd.SoftTargets, kd.Decoupled):
-        with pytest.raises(ValueError, match="label_smoothing is .*below 1"):
+        with pytest.raises(ValueError, match=r"label_smoothing is .*below 1"):
             kind(label_smoothing=smoothing)
 
 

@@ -1,0 +1,635 @@
+# %% [markdown]
+# # Kernels as tensors, and a rank for every layer
+#
+# A kernel has four axes; why flatten it? And with a method for each layer, which rank does
+# each layer get? This lesson makes one network of half the MACs out of fifteen decisions, and
+# asks a clock whether it was worth it.
+#
+# **You will**
+#
+# - decompose a kernel by Tucker-2 (HOSVD, HOOI) and by CP (alternating least squares), and
+#   turn both into stacks of convolutions;
+# - see CP become unstable, and know how to notice it;
+# - choose ranks by energy, by variational Bayes, and by validation under a budget of MACs;
+# - fine-tune, and then prune and quantize the factors;
+# - find out when three thin layers are slower than one.
+#
+# **You need** [Layers as matrices](matrices.ipynb) and
+# [Latency](../01-measuring/latency.ipynb). Symbols are on the
+# [notation page](../../book/notation.md).
+#
+# **Time** 45 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorly
+import torch
+import torch.nn.functional as F
+import torchvision
+from tensorly.decomposition import parafac, partial_tucker
+
+from slimcnn import (
+    checkpoints,
+    data,
+    latency,
+    lowrank,
+    metrics,
+    plotting,
+    pruning,
+    report,
+    sparsity,
+    training,
+)
+from slimcnn.checks import low_rank
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# The trained ResNet-14, and the layer that serves as the example: the last convolution, with a
+# fifth of all weights.
+
+# %%
+dense = checkpoints.load("resnet14")
+validation, image = data.load("validation").subset(500), torch.zeros(1, 1, 28, 28)
+conv = dense.stage3[1].conv2
+kernel = conv.weight.detach()  # (128, 128, 3, 3)
+
+
+def accuracy(model):
+    return training.evaluate(model, validation)
+
+
+share = kernel.numel() / metrics.count_parameters(dense)
+print(f"{kernel.numel():,} weights, {100 * share:.0f} % of the network", end=", ")
+print(f"{metrics.count_macs(dense):,} MACs, {accuracy(dense):.1f} %")
+
+# %% [markdown]
+# ## The idea
+#
+# ### Tucker-2
+#
+# Take fewer channels *on both sides*. A kernel of low rank along its output axis and along its
+# input axis is a small core kernel $\mathbf{C}$ between two mixtures of channels:
+#
+# $$
+# W_{oiyx} \approx \sum_{a=1}^{r_\text{out}} \sum_{b=1}^{r_\text{in}}
+#   A_{oa}\, C_{abyx}\, B_{ib} .
+# $$ (eq-tucker)
+#
+# The sums over $i$, over $b$ and the patch, and over $a$ are three convolutions: 1×1 from
+# $C_\text{in}$ to $r_\text{in}$ channels, $k_h \times k_w$ from $r_\text{in}$ to
+# $r_\text{out}$, 1×1 to $C_\text{out}$ {cite:p}`kim2016compression`. The spatial axes are too
+# short to be worth a factor.
+#
+# How to find it? If $\mathbf{A}$ and $\mathbf{B}$ have orthonormal columns, the best core is
+# the kernel projected on both, and the error is what the projection loses. **HOSVD** takes the
+# first left singular vectors of the kernel flattened by outputs, and those of the kernel
+# flattened by inputs. Each is the best by itself, not both together. **HOOI** repairs that:
+# project on $\mathbf{B}$, then find the best $\mathbf{A}$ for what is left; project on
+# $\mathbf{A}$, find the best $\mathbf{B}$; repeat. Each step solves its half of the problem
+# exactly, so the error cannot rise.
+#
+# ### CP
+#
+# Go further: let no two components mix. The *canonical polyadic* decomposition (CP) writes the
+# kernel as a sum of $R$ outer products {cite:p}`kolda2009tensor`. With the two axes of the patch
+# as one,
+#
+# $$
+# W_{oip} \approx \sum_{q=1}^{R} A_{oq}\, B_{iq}\, D_{pq} ,
+# $$ (eq-cp)
+#
+# which is a 1×1 convolution to $R$ channels, a *depthwise* convolution, and a 1×1 convolution
+# back: two thirds of the student's blocks, found by algebra. ({cite:t}`lebedev2015speeding`
+# split the patch as well, into columns and rows. A kernel of rank $R$ in their sense has it in
+# ours.) It has only $R\,(C_\text{in} + k_h k_w + C_\text{out})$ weights.
+#
+# For CP there is no SVD. Fix $\mathbf{B}$ and $\mathbf{D}$: what is left is a linear least
+# squares problem for $\mathbf{A}$. Flatten the kernel by outputs, $\mathbf{W}_{(o)}$, and let
+# $\mathbf{K}$ have the columns $\mathbf{b}_q \otimes \mathbf{d}_q$. Then $\mathbf{W}_{(o)}
+# \approx \mathbf{A}\mathbf{K}^\top$ and
+#
+# $$
+# \mathbf{A} = \mathbf{W}_{(o)} \mathbf{K}\, (\mathbf{K}^\top \mathbf{K})^{-1},
+# \qquad
+# \mathbf{K}^\top \mathbf{K} = (\mathbf{B}^\top \mathbf{B}) \odot
+#   (\mathbf{D}^\top \mathbf{D}) ,
+# $$ (eq-als)
+#
+# since the inner product of two outer products is the product of their inner products. Then the
+# same for $\mathbf{B}$, for $\mathbf{D}$, and again: **alternating least squares** (ALS). The
+# error falls with every step, but to a *local* minimum, so one begins from several starts.
+#
+# ## By hand
+#
+# A tensor of two slices, $\begin{pmatrix}1&0\\0&0\end{pmatrix}$ and
+# $\begin{pmatrix}0&0\\0&1\end{pmatrix}$, is the sum of two outer products, $\mathbf{e}_1
+# \circ \mathbf{e}_1 \circ \mathbf{e}_1 + \mathbf{e}_2 \circ \mathbf{e}_2 \circ
+# \mathbf{e}_2$: its rank is two. What is the best one can do with rank one?
+
+# %% tags=["nbval-check-output"]
+tensor = torch.zeros(2, 2, 2)
+tensor[0, 0, 0] = tensor[1, 1, 1] = 1
+for rank in (1, 2):
+    found = lowrank.cp(tensor, rank)
+    print(f"rank {rank}: relative error {found.errors[-1]:.3f}")
+
+# %% [markdown]
+# One of the two ones can be had, the other is lost: $\sqrt{1/2} = 0.707$.
+#
+# ## From scratch
+#
+# Tucker-2, with zero or more rounds of HOOI:
+
+
+# %%
+def basis(matrix, rank):
+    """The first left singular vectors."""
+    return torch.linalg.svd(matrix, full_matrices=False).U[:, :rank]
+
+
+def tucker2(w, r_out, r_in, rounds=0):
+    """(O, I, kh, kw) -> core (r_out, r_in, kh, kw), (O, r_out), (I, r_in)."""
+    a = basis(w.flatten(1), r_out)
+    b = basis(w.transpose(0, 1).flatten(1), r_in)
+    for _ in range(rounds):
+        a = basis(torch.einsum("oiyx,ib->obyx", w, b).flatten(1), r_out)
+        b = basis(torch.einsum("oiyx,oa->iayx", w, a).flatten(1), r_in)
+    return torch.einsum("oiyx,oa,ib->abyx", w, a, b), a, b
+
+
+def loss(core):
+    """Relative error; the factors are orthonormal, so lengths are kept."""
+    return (1 - core.square().sum() / kernel.square().sum()).sqrt().item()
+
+
+errors = [loss(tucker2(kernel, 48, 48, rounds)[0]) for rounds in (0, 1, 2, 5)]
+print("relative error", [round(e, 4) for e in errors])
+
+# %% [markdown]
+# The first number is HOSVD. HOOI gains a little, in the first round mostly. The equality cell,
+# with the package and with the three convolutions:
+
+# %%
+core, a, b = tucker2(kernel, 48, 48, rounds=20)
+theirs = lowrank.tucker2(kernel, (48, 48))
+assert abs(loss(core) - loss(theirs.core)) < 1e-4
+x = torch.randn(2, 128, 4, 4)
+layers = lowrank.factorize_layer(conv, "tucker2", (48, 48))
+by_hand = F.conv2d(x, b.T[:, :, None, None])
+by_hand = F.conv2d(F.conv2d(by_hand, core, padding=1), a[:, :, None, None])
+torch.testing.assert_close(layers(x), by_hand, atol=2e-2, rtol=2e-2)
+
+# %% [markdown]
+# And ALS. One function renews one factor, {eq}`eq-als`:
+
+
+# %%
+def renewed(unfolded, first, second):
+    """Least squares for a factor; unfolded is (size, first * second)."""
+    k = (first[:, None] * second[None]).flatten(0, 1)  # columns: outer products
+    gram = (first.T @ first) * (second.T @ second)
+    return torch.linalg.lstsq(gram, (unfolded @ k).T).solution.T
+
+
+def als(w, rank, sweeps, seed=0):
+    """w (O, I, P) -> factors, and the relative error after each sweep."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b, d = (torch.randn(n, rank, generator=generator).double() for n in w.shape)
+    errors = []
+    for _ in range(sweeps):
+        a = renewed(w.flatten(1), b, d)
+        b = renewed(w.transpose(0, 1).flatten(1), a, d)
+        d = renewed(w.movedim(2, 0).flatten(1), a, b)
+        rest = w - torch.einsum("oq,iq,pq->oip", a, b, d)
+        errors.append((rest.norm() / w.norm()).item())
+    return (a, b, d), errors
+
+
+# %% [markdown]
+# The test is a tensor whose rank we know, because we made it:
+
+# %%
+generator = torch.Generator().manual_seed(1)
+made = [torch.randn(n, 4, generator=generator).double() for n in (12, 10, 9)]
+known = torch.einsum("oq,iq,pq->oip", *made)
+mine = min(als(known, 4, 200, seed)[1][-1] for seed in range(3))
+package = lowrank.cp(known, 4)
+print(
+    f"rank 4, made of four: from scratch {mine:.1e}, slimcnn {package.errors[-1]:.1e}"
+)
+print(f"with three components: {lowrank.cp(known, 3).errors[-1]:.3f}")
+
+# %% [markdown]
+# ## On the network
+#
+# What does each method lose of our kernel, at the same number of weights?
+
+# %%
+weights = np.array([0.1, 0.2, 0.35, 0.5, 0.7])
+curves = {m: [] for m in ("channel", "spatial", "tucker2", "cp")}
+for method, found in curves.items():
+    for fraction in weights:
+        rank = lowrank.rank_at(conv, method, fraction)
+        options = {"starts": 1, "iterations": 30} if method == "cp" else {}
+        layers = lowrank.factorize_layer(conv, method, rank, **options)
+        rest = layers.composed().detach() - kernel
+        found.append((rest.norm() / kernel.norm()).item())
+
+# %% [markdown]
+# Lower is better; at the left there are few weights.
+
+# %%
+fig, ax = plt.subplots()
+for (method, found), marker in zip(curves.items(), plotting.MARKERS, strict=False):
+    ax.plot(100 * weights, found, marker=marker, label=method)
+ax.set(xlabel="weights left (%)", ylabel="relative error of the kernel", ylim=(0, None))
+_ = ax.legend()
+
+# %% [markdown]
+# The tensors' methods lose less than the channel scheme, which forgets on one side only. None
+# of them is free: the kernel of a trained network has no exact low rank, so everything
+# depends on *which* layer can bear what.
+#
+# ### Fifteen ranks
+#
+# Three ways to choose them. **Energy**: keep the same share of every kernel's squares, as
+# {eq}`eq-eckart-young` measures it. **Variational Bayes** (EVBMF) asks of each matrix how many
+# of its directions stand out of noise, and needs neither data nor a number from us
+# {cite:p}`nakajima2013global`; it was proposed for Tucker-2 by {cite:t}`kim2016compression`.
+# **Validation**: factorize one layer at a time at several ranks, and measure what the *network*
+# loses. Then divide a budget of MACs so that the sum of these damages is smallest. That is a
+# knapsack problem, one option for each layer, and a table solves it exactly (up to rounding):
+# the least damage that can be had for the first $l$ layers at a cost of $c$ is the minimum over
+# the options of layer $l$ of its damage plus the least damage for the first $l - 1$ layers at
+# what is left.
+
+
+# %%
+def damage(model):
+    """Validation loss: it notices more than the count of errors."""
+    logits = training.predict(model, validation.images)
+    return -F.cross_entropy(logits, validation.labels).item()
+
+
+methods = ("spatial", "svd")  # svd for the linear layer
+scan = lowrank.layer_sensitivity(dense, (0.2, 0.4, 0.65), damage, methods=methods)
+by_energy = lowrank.energy_damages(dense, methods)
+plans = {
+    "energy": lowrank.choose_ranks(dense, by_energy, budget=0.5),
+    "validation": lowrank.choose_ranks(
+        dense, lowrank.measured_damages(scan), budget=0.5
+    ),
+}
+
+# %% [markdown]
+# Which share of its weights does each layer keep? (A layer without a bar stays whole.)
+
+# %%
+names = list(scan)
+fig, ax = plt.subplots(figsize=(6.4, 3.8))
+for shift, (kind, plan) in zip((-0.2, 0.2), plans.items(), strict=True):
+    kept = []
+    for name in names:
+        layer = dense.get_submodule(name)
+        whole = sum(p.numel() for p in layer.parameters())
+        choice = plan.get(name)
+        left = lowrank.factorized_parameters(layer, *choice) if choice else 0
+        kept.append(100 * left / whole)
+    rows = [row + shift for row in range(len(names))]
+    ax.barh(rows, kept, 0.4, label=kind)
+ax.set(yticks=range(len(names)), yticklabels=names, xlabel="weights left (%)")
+ax.invert_yaxis()
+_ = ax.legend()
+
+# %% [markdown]
+# Both plans have half of the MACs. How good are they before any training, on *other*
+# validation images than those that chose?
+
+# %%
+whole = data.load("validation")
+judges = data.Split("validation[2500:]", whole.images[2500:], whole.labels[2500:])
+images, raw, networks = data.load("train").images[:1000], {}, {"dense": dense}
+for kind, plan in plans.items():
+    made = pruning.recalibrate(lowrank.factorize(dense, plan), images)
+    raw[kind], networks[kind] = training.evaluate(made, judges), made
+    macs = metrics.count_macs(made) / metrics.count_macs(dense)
+    print(f"{kind:11}{100 * macs:.1f} % of the MACs, {raw[kind]:.1f} %")
+
+# %% [markdown]
+# Variational Bayes has no budget. What does it say of the layers, as pairs of ranks for
+# Tucker-2?
+
+# %%
+for name in ("stage1.1.conv2", "stage2.1.conv2", "stage3.1.conv2"):
+    layer = dense.get_submodule(name)
+    found = lowrank.rank_by(layer, "tucker2", lowrank.evbmf_rank)
+    print(f"{name}: {found} of {lowrank.largest_rank(layer, 'tucker2')}")
+
+# %% [markdown]
+# ### Fine-tuned
+#
+# The long runs, made by `scripts/sweep_lowrank.py`: factorized by validation under a budget,
+# then six epochs, as the pruned networks of chapter 2 had them. Three seeds at half of the MACs
+# for three methods, one (n = 1) elsewhere, on the test set:
+
+# %%
+records = report.load_records("lowrank")
+report.table(records, columns=["technique", "settings", "accuracy", "macs", "bytes"])
+
+# %% [markdown]
+# Against structured pruning at the same MACs, and against the baseline, image by image over
+# three seeds:
+
+# %%
+labels = data.load("test").labels
+
+
+def right(name, variant):
+    """Correct or not, for each seed and test image."""
+    return report.load_predictions(name, variant) == labels
+
+
+baseline = checkpoints.predictions("resnet14") == labels
+channels, lost = right("pruning", "channels L1 50"), {}
+for name in ("spatial", "channel, data-aware", "Tucker-2"):
+    found = right("lowrank", f"{name} 50")
+    lost[name] = metrics.paired_bootstrap(baseline, found)
+    print(f"{name:20} against the baseline {lost[name]}")
+    print(f"{'':20} against pruning      {metrics.paired_bootstrap(channels, found)}")
+
+# %% [markdown]
+# The figure that every chapter ends with:
+
+# %%
+report.tradeoff(records, cost="macs", label=lambda row: row.settings["variant"])
+
+# %% [markdown]
+# ### Factors, quantized and pruned
+#
+# The factors are ordinary weights, so everything else still applies to them. Eight bits in place
+# of 32, the crude way: one scale for each tensor (chapter 6 does it with care).
+
+
+# %%
+def in_eight_bits(model):
+    """Bytes of the file's numbers at 8 bits, and the network with rounded weights."""
+    state, size = model.state_dict(), 0
+    for name, tensor in state.items():
+        if tensor.ndim > 1:
+            scale = tensor.abs().max() / 127
+            number = (tensor / scale).round().to(torch.int8)
+            size += len(sparsity.encode(number, "dense")) + 4
+            state[name] = number * scale
+        elif tensor.ndim:
+            size += len(sparsity.encode(tensor, "dense"))
+    made = lowrank.factorize(dense, plans["validation"])
+    made.load_state_dict(state)
+    return size, made
+
+
+size, rounded = in_eight_bits(networks["validation"])
+crude = training.evaluate(rounded.eval(), judges)
+print(
+    f"{metrics.saved_bytes(dense):,} -> {metrics.saved_bytes(networks['validation']):,}"
+)
+print(f"-> {size:,} bytes in 8 bits, {raw['validation']:.1f} -> {crude:.1f} %")
+
+# %% [markdown]
+# Two factors of four multiply. What the records say of factors that were pruned while they were
+# fine-tuned is in the table above, "half pruned".
+#
+# ## Why it works, when it does not
+#
+# **Fewer MACs, more time.** The clock, in ONNX Runtime, for the dense network, both plans, and
+# Tucker-2 at half of the weights of each layer:
+
+# %%
+plan = {
+    n: lowrank.Choice("tucker2", lowrank.rank_at(m, "tucker2", 0.5))
+    for n, m in lowrank.candidates(dense, ("tucker2",)).items()
+    if m.kernel_size == (3, 3) and n != "conv"
+}
+networks["Tucker-2"] = lowrank.factorize(dense, plan)
+timed = latency.measure(
+    {name: latency.onnxruntime(model, image) for name, model in networks.items()},
+    rounds=60,
+)
+for name, model in networks.items():
+    share = metrics.count_macs(model) / metrics.count_macs(dense)
+    gain = timed["dense"].median / timed[name].median
+    print(f"{name:11}{100 * share:4.0f} % of the MACs, {gain:.2f} times as fast")
+
+# %% [markdown]
+# The gain in time is far from the gain in MACs. Each layer became two or three calls, with maps
+# that must be written and read between them, and with ranks like 43 that fit no vector register.
+# Structured pruning has none of these troubles, because its layers stay what they were.
+#
+# **CP without a best answer.** The set of tensors of rank $R$ is not closed: a sequence of them
+# can come nearer and nearer to a tensor of higher rank while its components grow without bound
+# and cancel each other {cite:p}`desilva2008tensor`. The smallest example:
+
+# %%
+e = torch.eye(2, dtype=torch.float64)
+stubborn = (
+    torch.einsum("i,j,k->ijk", e[0], e[0], e[1])
+    + torch.einsum("i,j,k->ijk", e[0], e[1], e[0])
+    + torch.einsum("i,j,k->ijk", e[1], e[0], e[0])
+)  # rank 3
+for sweeps in (10, 100, 1000):
+    found = lowrank.cp(stubborn, 2, iterations=sweeps, tolerance=1e-14)
+    print(
+        f"{len(found.errors):5} sweeps: error {found.errors[-1]:.4f}, components"
+        f" {found.degeneracy:.0f} times the tensor"
+    )
+
+# %% [markdown]
+# The error creeps towards zero, which it can never reach at rank two, and the two components
+# grow: almost opposite, ever larger. In a network such factors overflow half precision, and a
+# gradient step that is small for one of them is large for the sum. `degeneracy` in what `cp`
+# returns tells: about 1 is healthy. Stop early, or take fewer components, or another method.
+#
+# ### Find the bug
+#
+# A published network was "compressed by SVD to rank 200": every 128×128 layer became a pair of
+# 128×200 and 200×128. Why did nobody notice? Look at the printed number once more:
+
+# %% tags=["nbval-check-output"]
+print(f"one layer {128 * 128:,} weights; two layers {128 * 200 + 200 * 128:,}")
+print("break-even rank", 128 * 128 // (128 + 128))
+
+# %% [markdown]
+# A matrix of 128 rows has no rank above 128; beyond 64 there is nothing to save. The accuracy was
+# perfect, of course. `factorize_layer` refuses such a rank and names the largest.
+#
+# ## What practitioners use
+#
+# TensorLy {cite:p}`kossaifi2019tensorly` decomposes tensors of any shape, on several backends. It
+# gives factors, not layers. The same kernel, the same ranks:
+
+# %%
+tensorly.set_backend("pytorch")
+(core, _), _ = partial_tucker(
+    kernel.double(), rank=[48, 48], modes=[0, 1], n_iter_max=50
+)
+print(f"Tucker-2: TensorLy {loss(core):.4f}, slimcnn {loss(theirs.core):.4f}")
+small = dense.stage1[1].conv2.weight.detach().flatten(2).double()  # (32, 32, 9)
+cp_theirs = parafac(small, rank=24, n_iter_max=100, init="random", random_state=0)
+rest = small - tensorly.cp_to_tensor(cp_theirs)
+cp_ours = lowrank.cp(small, 24, iterations=100)
+theirs_error = (rest.norm() / small.norm()).item()
+print(f"CP: TensorLy {theirs_error:.4f}, slimcnn {cp_ours.errors[-1]:.4f}")
+
+# %% [markdown]
+# A network that is not ours: torchvision's ResNet-18 on color images of 64×64, every 3×3 layer
+# by Tucker-2 under a budget of half of its MACs. (Random weights: a plan by energy is all that
+# makes sense.)
+
+# %%
+foreign, shape = torchvision.models.resnet18(weights=None).eval(), (1, 3, 64, 64)
+energies = lowrank.energy_damages(foreign, ("tucker2",))
+plan = lowrank.choose_ranks(foreign, energies, budget=0.5, input_shape=shape)
+made = lowrank.factorize(foreign, plan)
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "resnet18.safetensors"
+    lowrank.save_factorized(made, path)
+    again = lowrank.load_factorized(foreign, path)
+photo = torch.randn(2, 3, 64, 64)
+with torch.no_grad():
+    assert torch.equal(again(photo), made.eval()(photo))
+share = metrics.count_macs(made, shape) / metrics.count_macs(foreign, shape)
+print(f"{len(plan)} layers factorized, {100 * share:.1f} % of the MACs")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# Layers have 256 to 2,048 channels, so thin layers are still wide enough for a kernel to be
+# efficient, and memory traffic matters more. {cite:t}`kim2016compression` report for VGG-16 on
+# a phone's GPU 4.9 times fewer multiply–adds and 3.3 times less time at 0.5 points of top-5
+# accuracy, after fine-tuning.
+# ```
+#
+# ## Paper and us
+#
+# | | reports | we measured |
+# |---|---|---|
+# | {cite:t}`kim2016compression`, VGG-16 | 4.9 times fewer multiply–adds, 0.5 points of top-5 | half of the MACs: the intervals above |
+# | {cite:t}`lebedev2015speeding`, AlexNet | the second layer by CP, 4 times faster at one point of top-5 | CP in the table, one seed |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+assert errors == sorted(errors, reverse=True), "HOOI never gets worse"
+assert mine < 1e-3 and package.errors[-1] < 1e-3, "the known rank is found"
+assert curves["tucker2"][0] < curves["channel"][0], "tensors lose less at few weights"
+assert raw["validation"] > raw["energy"], "validation beats energy"
+for name in ("energy", "validation"):
+    assert timed["dense"].median / timed[name].median < 1.8, "far from twice as fast"
+assert found.degeneracy > 5, "components grow"
+assert theirs_error > 0.9 * cp_ours.errors[-1]
+assert min(d.difference for d in lost.values()) < 0
+
+# %% [markdown]
+# ## Your turn
+#
+# Write the weights of a layer in Tucker-2 and in CP: a function of the channels, the kernel's
+# side and the ranks that returns both numbers. Replace the `...` and run the cell.
+
+
+# %%
+def tensor_weights(c_in, c_out, kernel, r_out, r_in, rank):
+    return ...
+
+
+low_rank.tensor_weights(tensor_weights)
+
+# %% [markdown]
+# ## Summary
+#
+# Tucker-2 takes fewer channels on both sides of a small core, and HOOI finds it; CP is a
+# depthwise separable layer with a linear middle, found by alternating least squares, and may have
+# no best answer. Ranks for a whole network are a knapsack, filled by what each layer costs in
+# validation. The factors are weights like others: they can be pruned and quantized. And every
+# layer that becomes three is called three times, so MACs are not time.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-tensors-full
+# At which ranks does Tucker-2 of a 3×3 layer with 64 inputs and outputs have as many weights as
+# the layer, if both ranks are equal?
+# ```
+#
+# ```{solution} ex-tensors-full
+# :class: dropdown
+# $9 r^2 + 128 r = 9 \cdot 64^2$, so $r = 57.3$: below rank 57 it saves weights, far above the
+# break-even of the matrix schemes.
+# ```
+#
+# ```{exercise}
+# :label: ex-tensors-order
+# Where in the three layers does the stride belong, and why not into the first?
+# ```
+#
+# ```{solution} ex-tensors-order
+# :class: dropdown
+# Into the middle one, which has the spatial kernel. A 1×1 layer with a stride would drop
+# positions that the kernel still has to read. (The price: the first layer runs at full
+# resolution.)
+# ```
+#
+# ```{exercise}
+# :label: ex-tensors-relu
+# The student's blocks have a ReLU between depthwise and 1×1 layer, a CP layer has none. Which can
+# compute more, and why is there none in CP?
+# ```
+#
+# ```{solution} ex-tensors-relu
+# :class: dropdown
+# With the ReLU it is no longer one linear layer, so it can compute more. CP must have none, since
+# it stands for one convolution. It may be added and fine-tuned, as an architecture of its own.
+# ```
+#
+# ```{exercise}
+# :label: ex-tensors-knapsack
+# Sensitivities are measured one layer at a time and then added up. Which error does that make?
+# ```
+#
+# ```{solution} ex-tensors-knapsack
+# :class: dropdown
+# It takes damages as independent. Errors of one layer are the inputs of the next, so together they
+# usually cost more than their sum. The plan may still be a good one; its accuracy must be measured.
+# ```
+#
+# ## Where next
+#
+# - Next chapter: fewer bits for every number, and for these factors, too.
+# - {cite:t}`kolda2009tensor`: the review of tensor decompositions, with all notation.
+# - {cite:t}`lebedev2015speeding` for CP in networks and its troubles.
