@@ -18,13 +18,14 @@ def matmul_kernels(
 ) -> dict[str, Callable[[], object]]:
     """Callables that compute `weight @ inputs`, for `slimcnn.latency.measure`.
 
-    "dense" (PyTorch), "torch CSR", "torch BSR" and "scipy CSR". The weight is converted
-    beforehand: as in inference, where it never changes.
+    "dense" (PyTorch), "torch CSR", "scipy CSR", "scipy BSR", and "torch BSR" if blocks are
+    square: PyTorch's product on a CPU takes no others. The weight is converted beforehand: as
+    in inference, where it never changes.
 
     Args:
         weight: shape (rows, inner), float32; for BSR both must be multiples of the block.
         inputs: shape (inner, columns), float32; a convolution's patches, for instance.
-        block: rows and columns of a block; PyTorch's product on a CPU needs as many of both.
+        block: rows and columns of a block.
 
     Raises:
         ValueError: shapes or types do not fit.
@@ -39,21 +40,25 @@ def matmul_kernels(
             f"{tuple(weight.shape)} {weight.dtype} and {tuple(inputs.shape)} {inputs.dtype} cannot"
             " be multiplied here; two float32 matrices that fit are needed"
         )
-    if len(block) != 2 or block[0] != block[1] or block[0] < 1:
-        raise ValueError(f"block is {block}; PyTorch's product on a CPU takes square blocks only")
-    if any(size % block[0] for size in weight.shape):
+    if len(block) != 2 or min(block) < 1:
+        raise ValueError(f"block is {block}; it must be two numbers of 1 or more")
+    if any(size % side for size, side in zip(weight.shape, block, strict=True)):
         raise ValueError(f"a weight {tuple(weight.shape)} is no multiple of the block {block}")
     weight, inputs = weight.detach().contiguous(), inputs.detach().contiguous()
+    scipy, array = import_runtime("scipy.sparse"), inputs.numpy()
+    rows, blocks = scipy.csr_array(weight.numpy()), scipy.bsr_array(weight.numpy(), blocksize=block)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta state")
-        csr, bsr = weight.to_sparse_csr(), weight.to_sparse_bsr(block)
-    other, array = import_runtime("scipy.sparse").csr_array(weight.numpy()), inputs.numpy()
+        csr = weight.to_sparse_csr()
+        bsr = weight.to_sparse_bsr(block) if block[0] == block[1] else None
     kernels: dict[str, Callable[[], object]] = {
         "dense": lambda: weight @ inputs,
         "torch CSR": lambda: csr @ inputs,
-        "torch BSR": lambda: bsr @ inputs,
-        "scipy CSR": lambda: other @ array,
+        "scipy CSR": lambda: rows @ array,
+        "scipy BSR": lambda: blocks @ array,
     }
+    if bsr is not None:
+        kernels["torch BSR"] = lambda: bsr @ inputs
     expected = (weight.double() @ inputs.double()).numpy()
     sizes = (weight.double().abs() @ inputs.double().abs()).numpy()  # rounding grows with these
     scale = max(float(sizes.max(initial=0.0)), 1e-30)
