@@ -1,0 +1,35 @@
+"""Quantization: numbers of a few bits.
+
+    quantizers    the affine map between real numbers and integers; binary weights; SQNR
+    ranges        which range the integers cover: min-max, percentile, MSE, KL, moving average
+
+Chapter 6 (Quantization) derives all of it.
+"""
+
+from slimcnn.quantization.quantizers import (
+    Quantizer,
+    affine_quantizer,
+    binarize,
+    sqnr,
+    symmetric_quantizer,
+)
+from slimcnn.quantization.ranges import (
+    MovingAverageRange,
+    kl_range,
+    min_max_range,
+    mse_range,
+    percentile_range,
+)
+
+__all__ = [
+    "MovingAverageRange",
+    "Quantizer",
+    "affine_quantizer",
+    "binarize",
+    "kl_range",
+    "min_max_range",
+    "mse_range",
+    "percentile_range",
+    "sqnr",
+    "symmetric_quantizer",
+]
