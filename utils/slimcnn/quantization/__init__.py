@@ -1,11 +1,13 @@
 """Quantization: numbers of a few bits.
 
     quantizers    the affine map between real numbers and integers; binary weights; SQNR
+    folding       batch norm as part of the layer before it
     ranges        which range the integers cover: min-max, percentile, MSE, KL, moving average
 
 Chapter 6 (Quantization) derives all of it.
 """
 
+from slimcnn.quantization.folding import fold_batch_norm
 from slimcnn.quantization.quantizers import (
     Quantizer,
     affine_quantizer,
@@ -26,6 +28,7 @@ __all__ = [
     "Quantizer",
     "affine_quantizer",
     "binarize",
+    "fold_batch_norm",
     "kl_range",
     "min_max_range",
     "mse_range",
