@@ -58,21 +58,21 @@ class Quantizer:
         Raises:
             ValueError: the tensor has another number of channels, or holds NaN.
         """
-        scale, zero_point = self._along(x)
+        scale, zero_point = self.along(x)
         if x.isnan().any():
             raise ValueError("the tensor holds NaN, which no integer stands for")
         return (torch.round(x / scale) + zero_point).clamp(self.low, self.high).to(torch.int32)
 
     def dequantize(self, q: Tensor) -> Tensor:
         """The real numbers that integers stand for: s · (q − z), in the type of the scale."""
-        scale, zero_point = self._along(q)
+        scale, zero_point = self.along(q)
         return scale * (q - zero_point)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The nearest numbers that can be had: `dequantize(quantize(x))`."""
         return self.dequantize(self.quantize(x)).to(x.dtype)
 
-    def _along(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def along(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero-point, ready to meet a tensor."""
         if self.axis is None:
             return self.scale, self.zero_point

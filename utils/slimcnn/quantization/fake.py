@@ -1,0 +1,166 @@
+"""Quantizers to train with: rounded forwards, as if nothing were rounded backwards.
+
+Rounding has a derivative of zero almost everywhere, so that nothing could be learned through it.
+The *straight-through estimator* takes 1 instead, inside the range, and 0 where values are clipped
+(Bengio et al., 2013, arXiv:1308.3432). Chapter 6 (Quantization: training).
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.quantization.quantizers import (
+    Quantizer,
+    affine_quantizer,
+    binarize,
+    check_bits,
+    symmetric_quantizer,
+)
+from slimcnn.quantization.ranges import min_max_range
+
+
+def round_through(x: Tensor) -> Tensor:
+    """The nearest whole number, with the gradient of x itself."""
+    return x + (x.round() - x).detach()
+
+
+def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """`quantizer(x)`, with gradient 1 inside the range and 0 where x is clipped.
+
+    Chapter 6, Quantization: training.
+    """
+    scale, zero_point = quantizer.along(x)
+    unclipped = torch.round(x / scale) + zero_point
+    inside = (unclipped >= quantizer.low) & (unclipped <= quantizer.high)
+    passed = torch.where(inside, x, x.detach())
+    return passed + (quantizer(x) - passed).detach()
+
+
+class WeightQuantizer(nn.Module):
+    """Symmetric quantization of a weight by its largest value, renewed in each pass.
+
+    Args:
+        bits: 2 to 16.
+        axis: of the channels that have a scale each; None for one scale.
+    """
+
+    def __init__(self, bits: int, axis: int | None = 0):
+        super().__init__()
+        check_bits(bits)
+        self.bits, self.axis = bits, axis
+
+    def quantizer(self, weight: Tensor) -> Quantizer:
+        """The one that this weight gets."""
+        low, high = min_max_range(weight.detach(), self.axis)
+        return symmetric_quantizer(torch.maximum(-low, high), self.bits, self.axis)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return fake_quantize(weight, self.quantizer(weight))
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, axis={self.axis}"
+
+
+class BinaryWeight(nn.Module):
+    """One bit a weight: `binarize` forwards, the gradient of the weight itself backwards.
+
+    Weights beyond ±1 have no gradient, so that they do not drift away (Courbariaux et al., 2015,
+    arXiv:1511.00363). Chapter 6, Quantization: training.
+    """
+
+    bits = 1
+
+    def forward(self, weight: Tensor) -> Tensor:
+        passed = weight.clamp(-1, 1)
+        return passed + (binarize(weight) - passed).detach()
+
+
+class ActivationQuantizer(nn.Module):
+    """Affine quantization of activations, its range a moving average over training batches.
+
+    In eval mode the range stays as it is. Chapter 6, Quantization: training.
+
+    Args:
+        bits: 2 to 16.
+        momentum: of the moving average.
+    """
+
+    def __init__(self, bits: int, momentum: float = 0.9):
+        super().__init__()
+        check_bits(bits)
+        self.bits, self.momentum = bits, momentum
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(0.0))
+        self.register_buffer("seen", torch.tensor(False))
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Take a range that was found by other means, such as `mse_range`."""
+        self.low.copy_(low)
+        self.high.copy_(high)
+        self.seen.fill_(True)
+
+    def quantizer(self) -> Quantizer:
+        """The present one.
+
+        Raises:
+            RuntimeError: no range was set, and no training batch was seen.
+        """
+        if not self.seen:
+            raise RuntimeError(
+                "the range of these activations is unknown; calibrate the network first, or pass a"
+                " batch in training mode"
+            )
+        return affine_quantizer(self.low, self.high, self.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            low, high = min_max_range(x)
+            if self.seen:
+                low = self.momentum * self.low + (1 - self.momentum) * low
+                high = self.momentum * self.high + (1 - self.momentum) * high
+            self.set_range(low, high)
+        return fake_quantize(x, self.quantizer())
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class LearnedStep(nn.Module):
+    """LSQ: the step size s is a parameter, trained with the weights.
+
+    x̂ = s · round(clamp(x / s, low, high)), rounding straight through. Then by the chain rule
+
+        ∂x̂/∂s = round(x/s) − x/s   inside the range, and low or high where x is clipped.
+
+    The gradient of s is multiplied by 1/√(N · high), N numbers a step, so that steps learn as fast
+    as weights. Esser et al., 2020, arXiv:1902.08153; chapter 6, Quantization: training.
+
+    Args:
+        bits: 2 to 16.
+        first: a tensor like those to come; s begins as 2 · mean|x| / √high.
+        numbers: N; of a weight all, of activations those of one image.
+        signed: integers from −2^(bits − 1), else from 0, for activations after ReLU.
+    """
+
+    def __init__(self, bits: int, first: Tensor, numbers: int, signed: bool = True):
+        super().__init__()
+        check_bits(bits)
+        self.bits, self.numbers, self.signed = bits, numbers, signed
+        self.low = -(2 ** (bits - 1)) if signed else 0
+        self.high = self.low + 2**bits - 1
+        step = 2 * first.detach().abs().mean() / sqrt(self.high)
+        self.step = nn.Parameter(step if step > 0 else torch.ones_like(step))
+
+    def quantizer(self) -> Quantizer:
+        """The present one."""
+        step = self.step.detach().float()
+        return Quantizer(step, torch.zeros_like(step, dtype=torch.int32), self.low, self.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = 1 / sqrt(self.numbers * self.high)
+        step = self.step * share + (self.step - self.step * share).detach()
+        return round_through((x / step).clamp(self.low, self.high)) * step
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}"

@@ -1,0 +1,182 @@
+"""A network whose layers compute with quantized weights and inputs, to evaluate and to train.
+
+Every convolution and linear layer becomes a `QuantizedLayer`: the same layer with a quantizer for
+its weight and one for its input. Sums stay real numbers here; integer arithmetic is in
+`slimcnn.quantization.integers`. Chapter 6 (Quantization: calibration, training).
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from slimcnn.data import normalize
+from slimcnn.quantization.fake import (
+    ActivationQuantizer,
+    BinaryWeight,
+    LearnedStep,
+    WeightQuantizer,
+)
+from slimcnn.quantization.ranges import Range, kl_range, min_max_range, mse_range, percentile_range
+from slimcnn.tracing import undisturbed
+
+RangeName = Literal["min-max", "percentile", "mse", "kl"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How many bits, and how ranges are found.
+
+    Attributes:
+        weight_bits: 1 (binary) to 16.
+        activation_bits: 2 to 16; None leaves activations as they are.
+        per_channel: a scale for each output channel of a weight, else one.
+        range: of activations, found on calibration images: "min-max", "percentile" (99.9), "mse"
+            or "kl".
+        learned: steps of weights and activations are parameters (LSQ), one for each tensor.
+        ends: bits of the first and the last layer, which suffer most; None for those of all.
+
+    Raises:
+        ValueError: an attribute is not as described.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int | None = 8
+    per_channel: bool = True
+    range: RangeName = "min-max"
+    learned: bool = False
+    ends: int | None = 8
+
+    def __post_init__(self) -> None:
+        for name, bits, least in (
+            ("weight_bits", self.weight_bits, 1),
+            ("activation_bits", self.activation_bits, 2),
+            ("ends", self.ends, 2),
+        ):
+            fits = isinstance(bits, int) and not isinstance(bits, bool) and least <= bits <= 16
+            if not fits and not (bits is None and name != "weight_bits"):
+                raise ValueError(f"{name} is {bits!r}; it must be a whole number, {least} to 16")
+        if self.range not in ("min-max", "percentile", "mse", "kl"):
+            raise ValueError(
+                f"range is {self.range!r}; allowed are 'min-max', 'percentile', 'mse' and 'kl'"
+            )
+        if self.learned and self.weight_bits == 1:
+            raise ValueError("a binary weight has no step to learn; use learned=False")
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear layer with quantized weight and input.
+
+    Attributes:
+        layer: the layer itself, with the weight as it is trained.
+        weight_quantizer, input_quantizer: modules; an `nn.Identity` does nothing.
+    """
+
+    def __init__(self, layer: nn.Module, weight_quantizer: nn.Module, input_quantizer: nn.Module):
+        super().__init__()
+        self.layer = layer
+        self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_quantizer(self.layer.weight)
+        x = self.input_quantizer(x)
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, self.layer.bias)
+        return self.layer._conv_forward(x, weight, self.layer.bias)
+
+
+def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
+    """A copy of `model` whose convolutions and linear layers are `QuantizedLayer`s.
+
+    Batch norms stay; fold them first (`fold_batch_norm`) for what a phone would compute. The copy
+    can be evaluated (post-training quantization) and trained (quantization-aware training).
+
+    Args:
+        model: it is not changed.
+        scheme: how.
+        images: uint8 *training* images, (N, C, H, W), on which activations' ranges are found.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        ValueError: there are no images, or no layers; a layer's weight is parametrized.
+
+    Chapter 6, Quantization: calibration, training.
+    """
+    if len(images) == 0:
+        raise ValueError("there are no images; activations' ranges are found on some")
+    model = copy.deepcopy(model).eval()
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and parametrize.is_parametrized(module):
+            raise ValueError(
+                f"the weight of {name!r} is computed from other tensors; write masks into it first"
+                " (slimcnn.masking.finalize)"
+            )
+        if type(module) in (nn.Conv2d, nn.Linear):
+            names.append(name)
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
+    inputs = _inputs(model, names, images) if scheme.activation_bits is not None else {}
+    for index, name in enumerate(names):
+        layer = model.get_submodule(name)
+        at_end = scheme.ends is not None and index in (0, len(names) - 1)
+        bits = scheme.ends if at_end else scheme.weight_bits
+        made = QuantizedLayer(layer, _for_weight(layer, bits, scheme), nn.Identity())
+        if name in inputs:
+            bits = scheme.ends if at_end else scheme.activation_bits
+            made.input_quantizer = _for_input(inputs[name], bits, scheme)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made.eval())
+    return model
+
+
+def _for_weight(layer: nn.Module, bits: int, scheme: Scheme) -> nn.Module:
+    if bits == 1:
+        return BinaryWeight()
+    if scheme.learned:
+        return LearnedStep(bits, layer.weight, layer.weight.numel())
+    return WeightQuantizer(bits, 0 if scheme.per_channel else None)
+
+
+def _for_input(x: Tensor, bits: int, scheme: Scheme) -> nn.Module:
+    if scheme.learned:
+        return LearnedStep(bits, x, x[0].numel(), signed=bool((x < 0).any()))
+    made = ActivationQuantizer(bits)
+    made.set_range(*_RANGES[scheme.range](x, bits))
+    return made.to(x.device)
+
+
+_RANGES: dict[str, Callable[[Tensor, int], Range]] = {
+    "min-max": lambda x, bits: min_max_range(x),
+    "percentile": lambda x, bits: percentile_range(x),
+    "mse": lambda x, bits: mse_range(x, bits, symmetric=False),
+    "kl": lambda x, bits: kl_range(x, bits),
+}
+
+
+def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """What comes into each of the layers for these images."""
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable:
+        def hook(layer: nn.Module, inputs: tuple) -> None:
+            found[name] = inputs[0].detach().clone()
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    device = next(model.parameters()).device
+    try:
+        with undisturbed(model), torch.no_grad():
+            model(normalize(images.to(device)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
