@@ -22,7 +22,7 @@ from slimcnn.quantization.ranges import min_max_range
 
 def round_through(x: Tensor) -> Tensor:
     """The nearest whole number, with the gradient of x itself."""
-    return x + (x.round() - x).detach()
+    return x.round().detach() + (x - x.detach())  # the bracket is 0, exactly
 
 
 def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
@@ -34,7 +34,7 @@ def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     unclipped = torch.round(x / scale) + zero_point
     inside = (unclipped >= quantizer.low) & (unclipped <= quantizer.high)
     passed = torch.where(inside, x, x.detach())
-    return passed + (quantizer(x) - passed).detach()
+    return quantizer(x).detach() + (passed - passed.detach())
 
 
 class WeightQuantizer(nn.Module):
@@ -73,7 +73,7 @@ class BinaryWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         passed = weight.clamp(-1, 1)
-        return passed + (binarize(weight) - passed).detach()
+        return binarize(weight).detach() + (passed - passed.detach())
 
 
 class ActivationQuantizer(nn.Module):
