@@ -8,6 +8,7 @@ from slimcnn import pruning
 from slimcnn.checks import (
     check,
     distilling,
+    low_rank,
     measuring,
     pruning_channels,
     pruning_weights,
@@ -138,6 +139,12 @@ RIGHT = {
         ],
     ],
     sparse_patterns.kernel_mask: [kernels],
+    low_rank.channel_break_even: [
+        lambda i, o, k: max(r for r in range(o) if r * (i * k * k + o) < i * o * k * k),
+    ],
+    low_rank.tensor_weights: [
+        lambda i, o, k, a, b, r: [b * (i + a * k * k) + a * o, r * i + r * o + r * k * k],
+    ],
     distilling.soft_gradient: [soft, soft_by_autograd],
     distilling.attention_map: [
         lambda x: torch.nn.functional.normalize(x.pow(2).sum(1).reshape(len(x), -1)),
@@ -167,6 +174,21 @@ RIGHT = {
 }
 
 WRONG = {
+    low_rank.tensor_weights: [
+        lambda i, o, k, a, b, r: (i * a + a * b * k * k + b * o, r * (i + o + k * k)),  # swapped
+        lambda i, o, k, a, b, r: (i * b + a * b + a * o, r * (i + o + k * k)),
+        lambda i, o, k, a, b, r: (
+            i * b + a * b * k * k + a * o,
+            r * (i + o + 2 * k),
+        ),  # four layers
+        lambda i, o, k, a, b, r: (i * b + a * b * k * k + a * o, r * i + r * r * k * k + r * o),
+    ],
+    low_rank.channel_break_even: [
+        lambda i, o, k: i * o * k * k // (i * k * k + o),  # not fewer, but as many, at 64×64
+        lambda i, o, k: (i * o * k * k - 1) // (i + o * k * k),  # the input scheme
+        lambda i, o, k: (i * o - 1) // (i + o),  # the kernel forgotten
+        lambda i, o, k: i * o * k * k / (i * k * k + o),  # no whole number
+    ],
     pruning_weights.cubic: [
         lambda t, T, a, b: b + (a - b) * (1 - t / T) ** 3,  # goes on after the last step
         lambda t, T, a, b: b + (a - b) * (1 - min(t / T, 1)) ** 2,

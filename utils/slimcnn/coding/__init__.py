@@ -1,5 +1,6 @@
 """Coding: shared values, and words of few bits for what occurs often.
 
+    container  the .slim file: all of a network in as few bytes as its numbers allow
     kmeans     a codebook of shared values for a weight
     huffman    canonical Huffman codes of limited length
 
@@ -7,6 +8,7 @@ Chapter 6 (Quantization: weight sharing) derives all of it.
 """
 
 from slimcnn.coding import huffman
+from slimcnn.coding.container import SlimError, load_slim, save_slim
 from slimcnn.coding.kmeans import Codebook, kmeans
 
-__all__ = ["Codebook", "huffman", "kmeans"]
+__all__ = ["Codebook", "SlimError", "huffman", "kmeans", "load_slim", "save_slim"]

@@ -1,0 +1,52 @@
+"""Weights of finalists in results/weights/: each is rebuilt and must reproduce its record."""
+
+from pathlib import Path
+
+import pytest
+
+from slimcnn import checkpoints, data, metrics, models, pruning, report, sparsity, training
+from sweeps import ROOT, weights_file
+
+IMAGES = 5  # of 10,000 may come out otherwise on another processor
+
+
+def finalists():
+    """(record, file) of every final run whose weights are kept."""
+    for path in sorted((ROOT / "results").glob("*.jsonl")):
+        for record in report.load_records(path):
+            file = weights_file(record.settings.get("variant", ""), record.seed)
+            if record.stage == "final" and "variant" in record.settings and file.exists():
+                yield pytest.param(record, file, id=file.stem)
+
+
+def rebuild(record: report.Record, file: Path):
+    """The network in a file: its architecture follows from the technique and the file."""
+    network = models.build(record.model)
+    if record.technique in ("weight pruning", "sparsity pattern"):
+        return sparsity.load_encoded(network, file)
+    if record.technique == "channel pruning":
+        return pruning.load_pruned(network, file)
+    checkpoints.load_weights_(network, file)
+    return network
+
+
+@pytest.mark.parametrize(("record", "file"), finalists())
+def test_a_finalist_reproduces_its_record(record, file):
+    network, test = rebuild(record, file).eval(), data.load("test")
+    found = {
+        "bytes": file.stat().st_size,
+        "macs": metrics.count_macs(network, (1, 1, 28, 28)),
+        "parameters": metrics.count_parameters(network),
+        "nonzeros": metrics.count_nonzeros(network),
+    }
+    assert found == {name: getattr(record, name) for name in found}
+    right = round(training.evaluate(network, test) * len(test) / 100)
+    assert abs(right - round(record.accuracy * len(test) / 100)) <= IMAGES
+
+
+def test_all_weights_together_stay_small():
+    kept = list((ROOT / "results" / "weights").glob("*.safetensors"))
+    assert sum(file.stat().st_size for file in kept) <= 40e6
+    named = {param.values[1] for param in finalists()}
+    named |= {entry.path for entry in checkpoints.entries()}
+    assert set(kept) <= named, "weights without a record"
