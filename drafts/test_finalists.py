@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from slimcnn import checkpoints, data, metrics, models, pruning, report, sparsity, training
+from slimcnn import (
+    checkpoints,
+    data,
+    metrics,
+    models,
+    pruning,
+    report,
+    sparsity,
+    training,
+)
 from sweeps import ROOT, weights_file
 
 IMAGES = 5  # of 10,000 may come out otherwise on another processor
@@ -15,7 +24,11 @@ def finalists():
     for path in sorted((ROOT / "results").glob("*.jsonl")):
         for record in report.load_records(path):
             file = weights_file(record.settings.get("variant", ""), record.seed)
-            if record.stage == "final" and "variant" in record.settings and file.exists():
+            if (
+                record.stage == "final"
+                and "variant" in record.settings
+                and file.exists()
+            ):
                 yield pytest.param(record, file, id=file.stem)
 
 

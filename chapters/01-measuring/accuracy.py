@@ -53,7 +53,8 @@ _ = torch.manual_seed(0)
 #
 # The records of the trained networks, with every seed behind them. (A *seed* fixes the
 # initial weights, the order of the images and their augmentation: another seed is
-# another run of the same recipe.)
+# another run of the same recipe. `resnet14-unsmoothed` is a teacher for chapter 4; what it
+# was trained without, this lesson explains.)
 
 # %%
 for record in report.load_records("baselines"):
