@@ -429,7 +429,9 @@ control = [
     for r in report.load_records("pruning")
     if r.settings["variant"] == "dense control"
 ]
-report.table([*control, *records])
+by = ("model", "technique", "settings.variant")
+rows = report.summarize([*control, *records], by=by)
+report.table(rows)
 
 # %% [markdown]
 # The curve of the recommended recipe, gradual and global, beside the alternatives at 90 %.
@@ -438,7 +440,7 @@ report.table([*control, *records])
 # pruning with what the extra epochs did.
 
 # %%
-report.tradeoff([*control, *records], cost="nonzeros")
+report.tradeoff(rows, cost="nonzeros", label=lambda row: row.settings["variant"])
 
 # %% [markdown]
 # Is what 90 % zeros cost more than noise? We compare image by image and over the seeds, as

@@ -13,10 +13,11 @@
 # - train a student with a teacher, in a loop that you know already;
 # - judge the gain against three controls: label smoothing, longer training, and the student
 #   alone;
-# - find three bugs that are often published.
+# - find three bugs that make a method look better or worse than it is.
 #
-# **You need** chapter 1, above all [Accuracy](../01-measuring/accuracy.ipynb). Symbols are on
-# the [notation page](../../book/notation.md).
+# **You need** chapter 1, above all [Accuracy](../01-measuring/accuracy.ipynb), and how
+# `training.fit` is used in [Pruning single weights](../02-pruning/magnitude.ipynb). Symbols are
+# on the [notation page](../../book/notation.md).
 #
 # **Time** 40 minutes to read, about a minute to run on a CPU.
 
@@ -75,14 +76,14 @@ _ = torch.manual_seed(0)
 report.table(report.load_records("baselines"))
 
 # %% [markdown]
-# The student is thirteen times smaller. The gap between the two is what a teacher could
+# The student has a thirteenth of the weights. The gap between the two is what a teacher could
 # hope to close.
 #
 # ## The idea
 #
 # A label says: this is a shirt. A trained network says: most likely a shirt, perhaps a
-# T-shirt, hardly a coat, no sandal. The second answer holds more. We look at one image, and
-# at the teacher's softmax:
+# T-shirt, hardly a coat, no sandal. The second answer holds more. We look at an image of which
+# the teacher is about 60 % sure, and at its softmax. ($T$, the second color, comes next.)
 
 # %%
 teacher, test = checkpoints.load("resnet14"), data.load("test")
@@ -101,7 +102,7 @@ _ = axes[1].legend()
 
 # %% [markdown]
 # The classes that look alike get the rest of the probability. On most images, though, the
-# teacher is sure, and this rest is tiny. So the logits $\mathbf{z}$ are divided by a
+# teacher is sure of one class, and the others get little. So the logits $\mathbf{z}$ are divided by a
 # **temperature** $T$ before the softmax {cite:p}`hinton2015distilling`:
 #
 # $$
@@ -115,18 +116,18 @@ _ = axes[1].legend()
 # %%
 soft = (logits / 4).softmax(1)
 means = torch.stack([soft[test.labels == k].mean(0) for k in range(10)])
-means.fill_diagonal_(0)  # what is given to the *other* classes
+means.fill_diagonal_(float("nan"))  # what is given to the *other* classes
 fig, ax = plt.subplots(figsize=(5, 4.2))
 image = ax.imshow(100 * means, cmap="viridis")
-ax.set(xticks=range(10), yticks=range(10), ylabel="the label is")
+ax.set(xticks=range(10), yticks=range(10), ylabel="the label is", xlabel="given to")
 ax.set_xticklabels(data.CLASSES, rotation=45, ha="right")
 ax.set_yticklabels(data.CLASSES)
 ax.grid(False)
 _ = fig.colorbar(image, label="mean probability at T = 4 (%)")
 
 # %% [markdown]
-# A map of similarity that nobody typed in: sandals, sneakers and boots are one family,
-# T-shirts, pullovers, coats and shirts another. A student that is asked to reproduce it gets
+# A row is the images of one label, bright is much. A map of similarity that nobody typed in:
+# sandals, sneakers and boots are one family, T-shirts, pullovers, coats and shirts another. A student that is asked to reproduce it gets
 # ten numbers from each image instead of one.
 #
 # ### The loss
@@ -169,7 +170,7 @@ _ = fig.colorbar(image, label="mean probability at T = 4 (%)")
 # $e : \sqrt e : 1$, which is softer. The student says a third each.
 
 # %% tags=["nbval-check-output"]
-z_t, z_s = torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3)
+z_t, z_s = torch.tensor([[2.0, 1.0, 0.0]]).double(), torch.zeros(1, 3).double()
 for temperature in (1.0, 2.0, 100.0):
     p_t, p_s = (z_t / temperature).softmax(1), (z_s / temperature).softmax(1)
     divergence = (p_t * (p_t / p_s).log()).sum().item()
@@ -248,7 +249,8 @@ _ = ax.legend()
 #
 # ## On the network
 #
-# Training needs no new loop. The `objective` that `training.fit` takes may ask a teacher:
+# Training needs no new loop. `training.fit` takes an `objective`, a function of network and
+# batch that returns the loss and the logits, and it may ask a teacher:
 
 
 # %%
@@ -293,8 +295,8 @@ for r in sorted(report.load_records("distillation-screen"), key=lambda r: -r.acc
     print(f"{r.settings['variant']:18} {r.accuracy:.2f} % on validation")
 
 # %% [markdown]
-# The differences between neighbors are smaller than what one seed can tell. We take one of
-# the good points and do not look for more. Then the controls, all with the same number of
+# Seeds of one recipe differ by some tenths, as chapter 1 has shown, so that neighbors in this
+# list cannot be told apart. The long runs use $T = 4$ and $\alpha = 0.9$. Their controls, all with the same number of
 # steps, except the one that is trained longer:
 #
 # - **alone**: the student's own recipe, labels with smoothing;
@@ -307,7 +309,8 @@ for r in sorted(report.load_records("distillation-screen"), key=lambda r: -r.acc
 records = report.load_records("distillation")
 names = ("alone", "no smoothing", "twice as long", "soft targets")
 table = [r for r in records if r.settings["variant"] in names]
-report.table(table, columns=["model", "technique", "settings", "accuracy"])
+by = ("model", "technique", "settings.variant")
+report.table(report.summarize(table, by=by))
 
 # %% [markdown]
 # Is it a gain? Image by image, over the three seeds:
@@ -349,32 +352,31 @@ for name in ("soft targets", "unsmoothed teacher"):
 # second one?
 
 # %%
-shaken = Augmentation(erase=0.5)
-answers = []
+shaken, pupil, answers = Augmentation(erase=0.5), checkpoints.load("student"), []
 for epoch in (0, 1):
-    found = torch.zeros(len(train), 10)
+    found = torch.zeros(2, len(train), 10)  # of the teacher, of the trained student
     for batch in data.batches(train, 500, seed=0, epoch=epoch, augmentation=shaken):
         with torch.no_grad():
-            found[batch.index] = teacher(batch.images)
+            found[0, batch.index] = teacher(batch.images)
+            found[1, batch.index] = pupil(batch.images)
     answers.append(found)
-stale = distillation.soft_target_loss(answers[0], answers[1], 1.0)
-honest = distillation.soft_target_loss(
-    training.predict(checkpoints.load("student"), train.images), answers[0], 1.0
-)
-changed = (answers[0].argmax(1) != answers[1].argmax(1)).double().mean()
+stale = distillation.soft_target_loss(answers[0][0], answers[1][0], 1.0)
+honest = distillation.soft_target_loss(answers[1][1], answers[1][0], 1.0)
+changed = (answers[0][0].argmax(1) != answers[1][0].argmax(1)).double().mean()
 print(f"{100 * changed:.1f} % of the answers name another class in the second epoch")
 print(
     f"divergence of old answer and new: {stale:.3f}; student and teacher: {honest:.3f}"
 )
 
 # %% [markdown]
-# The stale answers are about as far from the right ones as the student itself is: there is
-# nothing left to learn from them. `distillation.TeacherCache` uses the *pixels* as the key. It
+# (The teacher's own augmentation, with erasing; the student's recipe only flips and shifts.) The
+# stale answers are not those of this picture, by an amount that can be compared with what the
+# student still has to learn. `distillation.TeacherCache` uses the *pixels* as the key. It
 # pays where the same pictures come again, as in the grid above, whose runs share a seed.
 #
 # ### Find the bug
 #
-# Three versions of the loss, each seen in published code. What is wrong with them?
+# Three versions of the loss. What is wrong with them?
 
 
 # %%
@@ -418,8 +420,7 @@ for bug in (first, second, third):
 # The **second** compares the teacher with itself: the soft term is zero, and so is its
 # gradient. It trains as well as any student on labels, which is why nobody notices. The
 # **third** puts a ReLU on the logits. Negative ones, most of them, get no gradient from either
-# term. A *baseline* with this bug loses many points, and a teacher then seems to
-# work wonders.
+# term. Where the *baseline* has this bug as well, a teacher seems to work wonders.
 #
 # ## What practitioners use
 #
@@ -427,13 +428,13 @@ for bug in (first, second, third):
 # which holds PyTorch's tools for quantization and sparsity, has no distillation loss. Whole
 # recipes for many published methods are in torchdistill {cite:p}`matsubara2021torchdistill`.
 # The loss is the same, so we compare ours with `nn.KLDivLoss`, on a network that is not ours:
-# torchvision's ResNet-18 on color images, as a student of MobileNetV2, both untrained.
+# torchvision's MobileNetV2 on color images, as a student of ResNet-18, both untrained.
 
 # %%
 photos = torch.randn(8, 3, 64, 64)
 with torch.no_grad():
-    big = torchvision.models.mobilenet_v2(weights=None).eval()(photos)
-    small = torchvision.models.resnet18(weights=None).eval()(photos)
+    big = torchvision.models.resnet18(weights=None).eval()(photos)
+    small = torchvision.models.mobilenet_v2(weights=None).eval()(photos)
 criterion = torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
 industrial = 9 * criterion((small / 3).log_softmax(1), (big / 3).log_softmax(1))
 ours = distillation.soft_target_loss(small, big, 3.0)
@@ -459,16 +460,18 @@ print(f"1,000 classes: nn.KLDivLoss {industrial:.5f}, slimcnn {ours:.5f}")
 # The claims of the text:
 
 # %% tags=["claims"]
-ratio = [a / b for a, b in zip(lengths["with $T^2$"], lengths["without"], strict=True)]
 assert max(lengths["with $T^2$"]) < 20 * min(lengths["with $T^2$"])
 assert max(lengths["without"]) > 100 * min(lengths["without"])
-assert changed > 0.02 and stale > 0.3 * honest, "stale answers are no answers"
+assert changed > 0.02 and stale > 0.2 * honest, "stale answers are no answers"
 assert share["first"] < 0.02, "a teacher that is not heard"
 assert training.evaluate(taught, few) > 50, "labels are not needed"
 footwear = [data.CLASSES.index(name) for name in ("Sandal", "Sneaker", "Ankle boot")]
 for k in footwear:
-    assert means[k].argmax().item() in footwear, "one family"
-assert abs(industrial - ours) < 1e-4
+    assert means[k].nan_to_num().argmax().item() in footwear, "one family"
+tops = [data.CLASSES.index(n) for n in ("T-shirt/top", "Pullover", "Coat", "Shirt")]
+for k in tops:
+    assert means[k].nan_to_num().argmax().item() in tops, "another"
+torch.testing.assert_close(industrial, ours, atol=1e-6, rtol=1e-4)
 
 # %% [markdown]
 # ## Your turn
@@ -504,7 +507,8 @@ distilling.soft_gradient(soft_gradient)
 # ```{solution} ex-soft-uniform
 # :class: dropdown
 # At infinite temperature its logits: the loss is half the mean squared difference of centered
-# logits. At zero its most likely class alone: the softmax becomes one-hot.
+# logits. Towards zero both softmaxes become one-hot, so only the most likely class is left, and
+# with the factor $T^2$ the gradient $T (p^\text{s} - p^\text{t})$ vanishes: nothing is taught.
 # ```
 #
 # ```{exercise}

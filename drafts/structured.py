@@ -385,13 +385,15 @@ print(f"{accuracy(tuned):.1f} % after one short epoch")
 # %%
 kinds = ("channel pruning", "from scratch", "Torch-Pruning", "dense")
 records = [r for r in report.load_records("pruning") if r.technique in kinds]
-report.table(records)
+by = ("model", "technique", "settings.variant")
+rows = report.summarize(records, by=by)
+report.table(rows)
 
 # %% [markdown]
 # The figure that every chapter ends with:
 
 # %%
-report.tradeoff(records, cost="macs")
+report.tradeoff(rows, cost="macs", label=lambda row: row.settings["variant"])
 
 # %% [markdown]
 # And the differences with their intervals, over images and seeds, pruned network minus the
