@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import struct
-import time
 import tracemalloc
 
 import numpy as np
@@ -64,17 +63,14 @@ def test_networks_of_the_book_come_back_without_being_named(tmp_path, build, arg
     same_bits(model, back)
 
 
-def test_deep_compression_is_small_and_quick(tmp_path):
+def test_deep_compression_is_small(tmp_path):
     model, path = compressed(), tmp_path / "model.slim"
     size = save_slim(model, path)
     dense = 4 * sum(p.numel() for p in model.parameters())
     # 4 bits a value and about 4.5 a gap for a tenth of the weights, less by Huffman's code;
     # batch norms, which are new here, cost next to nothing
     assert dense / size > 28
-    start = time.perf_counter()
-    back = load_slim(path)
-    assert time.perf_counter() - start < 20  # a hang would be noticed; speed: benchmarks/
-    same_bits(model, back)
+    same_bits(model, load_slim(path))
 
 
 def test_a_foreign_network_needs_its_architecture(tmp_path):

@@ -88,6 +88,20 @@ def test_no_notes_of_the_exporter_stay_in_the_file(onnx_files):
         assert trace.encode() not in content
 
 
+@pytest.mark.parametrize("batch", [1, "batch"])
+def test_what_an_older_torch_exports_computes_the_same(monkeypatch, tmp_path, batch):
+    """torch 2.6 takes the TorchScript-based exporter, which is here, too."""
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.6.0"))
+    model, images = small(), torch.randn(1, 1, 12, 12)
+    path = export.to_onnx(model, images, tmp_path / "old.onnx", dynamic_batch=batch == "batch")
+    (given,), (returned,) = session(path).get_inputs(), session(path).get_outputs()
+    assert (given.name, given.shape) == ("input", [batch, 1, 12, 12])
+    assert (returned.name, returned.shape[0]) == ("logits", batch)
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
+    (logits,) = session(path).run(None, {"input": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), logits_of(model, images))
+
+
 def test_the_same_network_gives_the_same_file(onnx_files, tmp_path):
     _, fixed, _ = onnx_files
     again = export.to_onnx(small(), torch.randn(1, 1, 12, 12), tmp_path / "again.onnx")

@@ -137,6 +137,8 @@ def two_outputs(net, x):
         lambda net, x: net.norm(net.conv(net.conv(x))),  # the layer is used twice
         lambda net, x: net.norm(net.norm(net.conv(x))),  # the norm is used twice
         lambda net, x: net.norm(net.conv(x)[:, :, :1]),  # a part of it
+        lambda net, x: net.norm(net.conv(x)) + net.conv.weight.sum(),  # the weight has a reader
+        lambda net, x: net.norm(net.conv(x)) + net.conv.bias.view(1, -1, 1, 1),
     ],
 )
 def test_what_must_not_be_folded_stays(way):
@@ -159,6 +161,29 @@ def test_norms_without_statistics_and_linear_layers_on_sequences_stay():
     model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     assert norms(fold_batch_norm(model, (2, 2, 3, 3))) == 1
     check(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (2, 3, 5), 1)
+
+
+class WithActivation(nn.BatchNorm2d):
+    """As some libraries have it."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_norm_that_does_more_stays():
+    check(nn.Sequential(nn.Conv2d(2, 3, 1), WithActivation(3)), (2, 2, 4, 4), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_is_computed_in_each_pass_stays():
+    layer = nn.utils.spectral_norm(nn.Conv2d(2, 3, 1))
+    check(nn.Sequential(layer, nn.BatchNorm2d(3)), (2, 2, 4, 4), 1)
+
+
+def test_tied_weights_of_another_layer_stay():
+    model = lively(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)))
+    model[2].weight = model[0].weight
+    check(model, (2, 2, 4, 4), 1)
 
 
 def test_masks_are_left_alone():

@@ -59,6 +59,21 @@ def test_equals_layers_rounded_by_hand(weight_bits, activation_bits):
         torch.testing.assert_close(quantized(data.normalize(x)), expected)
 
 
+def test_a_layer_that_is_used_twice_is_quantized_in_both_places():
+    torch.manual_seed(0)
+    shared = nn.Conv2d(1, 1, 3, padding=1)
+    model = nn.Sequential(shared, nn.Sequential(nn.ReLU(), shared), nn.Flatten(), nn.Linear(64, 2))
+    calibration = images()
+    quantized = q.quantize(model.eval(), q.Scheme(4, 4, ends=None), calibration)
+    assert isinstance(quantized[0], q.QuantizedLayer) and quantized[0] is quantized[1][1]
+    with torch.no_grad():
+        first = data.normalize(calibration)
+        second = shared(first).relu()
+    found = quantized[0].input_quantizer
+    assert found.low == min(first.min(), second.min())
+    assert found.high == max(first.max(), second.max())
+
+
 def test_names_bits_and_the_ends():
     quantized = q.quantize(network(), q.Scheme(4, 3), images())
     layers = [m for m in quantized.modules() if isinstance(m, q.QuantizedLayer)]

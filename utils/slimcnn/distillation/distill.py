@@ -62,17 +62,17 @@ def distill(
     teacher.requires_grad_(False)
     pair = _Apprentice(copy.deepcopy(student), features, seed)
     pair.prepare(teacher, normalize(train.images[:2]), device)
-    own = [name for name, _ in features.pairs] if features is not None else []
-    others = [name for _, name in features.pairs] if features is not None else []
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        with tapped(model.student, own) as mine:
+        with tapped(model.student, model.own) as mine:
             logits = model(batch.images)
-        with torch.no_grad(), tapped(teacher, others) as its:
+        with torch.no_grad(), tapped(teacher, model.others) as its:
             answers = cache.logits(teacher, batch.images) if cache else teacher(batch.images)
         total = loss(logits, answers, batch.labels)
         if model.features is not None:
-            compared = model.features([mine[n] for n in own], [its[n] for n in others])
+            compared = model.features(
+                [mine[name] for name in model.own], [its[name] for name in model.others]
+            )
             total = total + model.features.weight * compared
         return total, logits
 
@@ -103,15 +103,14 @@ class _Apprentice(nn.Module):
     def __init__(self, student: nn.Module, features: FeatureLoss | None, seed: int):
         super().__init__()
         self.student, self.features, self.seed = student, copy.deepcopy(features), seed
+        self.own, self.others = (features.own, features.others) if features else ((), ())
 
     def prepare(self, teacher: nn.Module, images: Tensor, device: torch.device) -> None:
         """Let both networks answer once: do the classes fit, do the features?"""
         self.student.to(device)
-        own = [name for name, _ in self.features.pairs] if self.features is not None else []
-        others = [name for _, name in self.features.pairs] if self.features is not None else []
-        with undisturbed(self.student), tapped(self.student, own) as mine:
+        with undisturbed(self.student), tapped(self.student, self.own) as mine:
             logits = self.student(images.to(device))
-        with undisturbed(teacher), tapped(teacher, others) as its:
+        with undisturbed(teacher), tapped(teacher, self.others) as its:
             answers = teacher(images.to(device))
         if logits.shape != answers.shape:
             raise ValueError(
@@ -120,7 +119,9 @@ class _Apprentice(nn.Module):
             )
         if self.features is not None:
             with seeded(self.seed):
-                self.features.build([mine[n] for n in own], [its[n] for n in others])
+                self.features.build(
+                    [mine[name] for name in self.own], [its[name] for name in self.others]
+                )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.student(images)

@@ -74,6 +74,9 @@ class FeatureLoss(nn.Module):
         pairs: names of modules, (in the student, in the teacher); at least one pair.
         weight: above 0.
 
+    Attributes:
+        own, others: the names in the student, and those in the teacher.
+
     Raises:
         ValueError: there is no pair, or the weight is not above 0.
     """
@@ -85,6 +88,7 @@ class FeatureLoss(nn.Module):
         if not 0 < weight < float("inf"):
             raise ValueError(f"weight is {weight}; it must be above 0")
         self.pairs, self.weight = tuple(pairs), weight
+        self.own, self.others = zip(*self.pairs, strict=True)
 
     def build(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
         """Check examples of the features, one a pair, and make what is trained with them."""

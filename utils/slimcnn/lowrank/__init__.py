@@ -29,7 +29,7 @@ from slimcnn.lowrank.layers import (
 )
 from slimcnn.lowrank.matrices import output_svd, truncated_svd, unfold, whitened_svd
 from slimcnn.lowrank.methods import METHODS, Choice, Rank, largest_rank
-from slimcnn.lowrank.network import candidates, factorize, output_moments, plan_of
+from slimcnn.lowrank.network import Plan, candidates, factorize, output_moments, plan_of
 from slimcnn.lowrank.plan import (
     choose_ranks,
     energy_damages,
@@ -53,6 +53,7 @@ __all__ = [
     "Choice",
     "Cost",
     "Factorized",
+    "Plan",
     "Rank",
     "Survey",
     "Tucker2",

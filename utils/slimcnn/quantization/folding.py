@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from slimcnn.tracing import ModelInput, example_inputs, tensors, undisturbed
@@ -26,6 +24,8 @@ _LAYERS = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+# Exactly these: a subclass may do more, such as an activation.
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def fold_batch_norm(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) -> nn.Module:
@@ -37,9 +37,9 @@ def fold_batch_norm(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) 
         W′ = W · γ / √(ν + ε)   and   b′ = (b − μ) · γ / √(ν + ε) + β.
 
     Which batch norms follow which layers is seen in one forward pass, so any network will do. A
-    batch norm becomes an `nn.Identity` if it alone reads what the layer gives, and both are used
-    once; others stay as they are. Jacob et al., 2018, arXiv:1712.05877; chapter 6, Quantization:
-    integers.
+    batch norm becomes an `nn.Identity` if it alone reads what the layer gives, and if both, and
+    the layer's parameters, are used once; others stay as they are. Jacob et al., 2018,
+    arXiv:1712.05877; chapter 6, Quantization: integers.
 
     Args:
         model: it is run once and not changed.
@@ -57,25 +57,26 @@ def fold_batch_norm(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) 
     return model
 
 
-def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, _BatchNorm]]:
+def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, nn.Module]]:
     """Layers and the batch norms that can be folded into them."""
     made: dict[nn.Module, Tensor] = {}
-    read: dict[_BatchNorm, Tensor] = {}
+    read: dict[nn.Module, Tensor] = {}
     calls: Counter[nn.Module] = Counter()
 
     def after(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         made[layer] = output
         calls[layer] += 1
 
-    def before(norm: _BatchNorm, inputs: tuple) -> None:
+    def before(norm: nn.Module, inputs: tuple) -> None:
         (read[norm],) = inputs
         calls[norm] += 1
 
     handles = []
     for module in model.modules():
-        if type(module) in _LAYERS and not parametrize.is_parametrized(module):
+        # not one whose weight is computed anew in each pass (old weight norm, spectral norm)
+        if type(module) in _LAYERS and module._parameters.get("weight") is not None:
             handles.append(module.register_forward_hook(after))
-        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+        elif type(module) in _NORMS and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before))
     readers = _Readers()
     try:
@@ -95,6 +96,7 @@ def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, _
         alone = readers.counts[id(tensor)] == 1 and id(tensor) not in given
         # of a linear layer's output the channels come last, of a batch norm's input second
         fits = layer is not None and (type(layer) is not nn.Linear or tensor.ndim == 2)
+        fits = fits and all(readers.counts[id(p)] == 1 for p in layer.parameters())
         if fits and alone and calls[norm] == 1 and parents[norm] == 1:
             found.append((layer, norm))
     return found
@@ -119,7 +121,7 @@ class _Readers(TorchFunctionMode):
 
 
 @torch.no_grad()
-def _absorb_(layer: nn.Module, norm: _BatchNorm) -> None:
+def _absorb_(layer: nn.Module, norm: nn.Module) -> None:
     """Give the layer the weights that do the batch norm's work, too."""
     weight = layer.weight
     mean, variance = norm.running_mean.double(), norm.running_var.double()

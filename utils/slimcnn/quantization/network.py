@@ -99,7 +99,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     Args:
         model: it is not changed.
         scheme: how.
-        images: uint8 *training* images, (N, C, H, W), on which activations' ranges are found.
+        images: uint8 *training* images, (N, C, H, W), on which activations' ranges are found. All
+            their activations are in memory at once: some hundred images are enough.
 
     Returns:
         The copy, in eval mode.
@@ -124,6 +125,7 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     if not names:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs = _inputs(model, names, images) if scheme.activation_bits is not None else {}
+    made_of: dict[int, nn.Module] = {}
     for index, name in enumerate(names):
         layer = model.get_submodule(name)
         at_end = scheme.ends is not None and index in (0, len(names) - 1)
@@ -132,8 +134,10 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
         if name in inputs:
             bits = scheme.ends if at_end else scheme.activation_bits
             made.input_quantizer = _for_input(inputs[name], bits, scheme)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made.eval())
+        made_of[id(layer)] = made.eval()
+    for parent in [m for m in model.modules() if not isinstance(m, QuantizedLayer)]:
+        for child, module in parent._modules.items():  # a layer may have several names
+            parent._modules[child] = made_of.get(id(module), module)
     return model
 
 
@@ -145,9 +149,10 @@ def _for_weight(layer: nn.Module, bits: int, scheme: Scheme) -> nn.Module:
     return WeightQuantizer(bits, 0 if scheme.per_channel else None)
 
 
-def _for_input(x: Tensor, bits: int, scheme: Scheme) -> nn.Module:
+def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
+    x = torch.cat([part.flatten() for part in seen])
     if scheme.learned:
-        return LearnedStep(bits, x, x[0].numel(), signed=bool((x < 0).any()))
+        return LearnedStep(bits, x, seen[0][0].numel(), signed=bool((x < 0).any()))
     made = ActivationQuantizer(bits)
     made.set_range(*_RANGES[scheme.range](x, bits))
     return made.to(x.device)
@@ -161,13 +166,13 @@ _RANGES: dict[str, Callable[[Tensor, int], Range]] = {
 }
 
 
-def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """What comes into each of the layers for these images."""
-    found: dict[str, Tensor] = {}
+def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, list[Tensor]]:
+    """What comes into each of the layers for these images, one tensor a call."""
+    found: dict[str, list[Tensor]] = {}
 
     def watch(name: str) -> Callable:
         def hook(layer: nn.Module, inputs: tuple) -> None:
-            found[name] = inputs[0].detach().clone()
+            found.setdefault(name, []).append(inputs[0].detach().clone())
 
         return hook
 
