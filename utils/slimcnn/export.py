@@ -41,8 +41,8 @@ def to_onnx(
     """Write `model` as a single ONNX file: input "input", output "logits".
 
     PyTorch's `torch.export`-based exporter chooses the opset, and folds each batch norm
-    into the convolution before it (torch 2.6 has the older, TorchScript-based one do it, since
-    its new one does not know today's onnxscript). Weights are inside the file. The exporter's
+    into the convolution before it (before torch 2.8 the older, TorchScript-based one does
+    it: that of 2.6 does not know today's onnxscript). Weights are inside the file. The exporter's
     notes on each node (source lines with the paths of this machine) are taken out again: for
     the small student they are a seventh of the file.
 
@@ -168,7 +168,7 @@ def silence() -> Iterator[None]:
 
 def _exporter_options(dynamic_batch: bool) -> dict[str, Any]:
     """What `torch.onnx.export` is told beside names: which exporter, and what is dynamic."""
-    if torch.__version__ >= (2, 7):
+    if torch.__version__ >= (2, 8):
         shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
         return {"dynamo": True, "external_data": False, "dynamic_shapes": shapes}
     axes = {"input": {0: "batch"}, "logits": {0: "batch"}} if dynamic_batch else None

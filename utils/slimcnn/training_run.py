@@ -91,7 +91,8 @@ class Run:
         tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if v is not None}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        # safetensors writes no tensor twice; modules that several layers share have two names
+        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
         progress = {
             "epochs_done": epochs_done,
             "step": self.step,

@@ -168,7 +168,8 @@ def save_weights(model: nn.Module, path: Path | str) -> str:
     """Write the state dict of `model` to a safetensors file and return its SHA-256."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    # clones, since modules that are shared have several names, and safetensors wants one each
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

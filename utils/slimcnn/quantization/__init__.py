@@ -1,10 +1,15 @@
 """Quantization: numbers of a few bits.
 
-    network       a network whose layers have quantized weights and inputs
     quantizers    the affine map between real numbers and integers; binary weights; SQNR
-    fake          quantizers to train with: straight through, binary, learned steps
-    folding       batch norm as part of the layer before it
     ranges        which range the integers cover: min-max, percentile, MSE, KL, moving average
+    folding       batch norm as part of the layer before it
+    network       a network whose layers have quantized weights and inputs
+    fake          quantizers to train with: straight through, binary, learned steps
+    placement     a quantizer on every other tensor, too
+    integers      sums of integer products; scales changed by multiplier and shift
+    operations    what each operation of a network does to integers
+    inference     a network computed with integers alone
+    qdq           the same network as an ONNX file
 
 Chapter 6 (Quantization) derives all of it.
 """
@@ -18,7 +23,11 @@ from slimcnn.quantization.fake import (
     round_through,
 )
 from slimcnn.quantization.folding import fold_batch_norm
+from slimcnn.quantization.inference import IntegerNetwork
+from slimcnn.quantization.integers import fixed_point, integer_layer, rescale
 from slimcnn.quantization.network import QuantizedLayer, Scheme, quantize
+from slimcnn.quantization.placement import place_quantizers
+from slimcnn.quantization.qdq import to_qdq_onnx
 from slimcnn.quantization.quantizers import (
     Quantizer,
     affine_quantizer,
@@ -37,6 +46,7 @@ from slimcnn.quantization.ranges import (
 __all__ = [
     "ActivationQuantizer",
     "BinaryWeight",
+    "IntegerNetwork",
     "LearnedStep",
     "MovingAverageRange",
     "QuantizedLayer",
@@ -46,13 +56,18 @@ __all__ = [
     "affine_quantizer",
     "binarize",
     "fake_quantize",
+    "fixed_point",
     "fold_batch_norm",
+    "integer_layer",
     "kl_range",
     "min_max_range",
     "mse_range",
     "percentile_range",
+    "place_quantizers",
     "quantize",
+    "rescale",
     "round_through",
     "sqnr",
     "symmetric_quantizer",
+    "to_qdq_onnx",
 ]

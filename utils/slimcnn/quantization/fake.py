@@ -55,6 +55,11 @@ class WeightQuantizer(nn.Module):
         low, high = min_max_range(weight.detach(), self.axis)
         return symmetric_quantizer(torch.maximum(-low, high), self.bits, self.axis)
 
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The int32 numbers that are stored for this weight, and their scale."""
+        quantizer = self.quantizer(weight)
+        return quantizer.quantize(weight.detach()), quantizer.scale
+
     def forward(self, weight: Tensor) -> Tensor:
         return fake_quantize(weight, self.quantizer(weight))
 
@@ -70,6 +75,12 @@ class BinaryWeight(nn.Module):
     """
 
     bits = 1
+
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """1 and −1, int32, and the scale of each output channel."""
+        weight = weight.detach()
+        signs = torch.where(weight >= 0, 1, -1).to(torch.int32)
+        return signs, weight.abs().flatten(1).mean(1)
 
     def forward(self, weight: Tensor) -> Tensor:
         passed = weight.clamp(-1, 1)
@@ -156,6 +167,11 @@ class LearnedStep(nn.Module):
         """The present one."""
         step = self.step.detach().float()
         return Quantizer(step, torch.zeros_like(step, dtype=torch.int32), self.low, self.high)
+
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The int32 numbers that are stored for this weight, and their scale."""
+        quantizer = self.quantizer()
+        return quantizer.quantize(weight.detach()), quantizer.scale
 
     def forward(self, x: Tensor) -> Tensor:
         share = 1 / sqrt(self.numbers * self.high)

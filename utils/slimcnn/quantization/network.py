@@ -77,6 +77,8 @@ class QuantizedLayer(nn.Module):
         weight_quantizer, input_quantizer: modules; an `nn.Identity` does nothing.
     """
 
+    layer: nn.Conv2d | nn.Linear
+
     def __init__(self, layer: nn.Module, weight_quantizer: nn.Module, input_quantizer: nn.Module):
         super().__init__()
         self.layer = layer
@@ -94,7 +96,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     """A copy of `model` whose convolutions and linear layers are `QuantizedLayer`s.
 
     Batch norms stay; fold them first (`fold_batch_norm`) for what a phone would compute. The copy
-    can be evaluated (post-training quantization) and trained (quantization-aware training).
+    can be evaluated (post-training quantization) and trained (quantization-aware training). Layers
+    that read the same tensor share its quantizer, for it is stored once.
 
     Args:
         model: it is not changed.
@@ -125,16 +128,18 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     if not names:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs = _inputs(model, names, images) if scheme.activation_bits is not None else {}
+    at_end = {names[0], names[-1]} if scheme.ends is not None else set()
     made_of: dict[int, nn.Module] = {}
-    for index, name in enumerate(names):
+    for name in names:
         layer = model.get_submodule(name)
-        at_end = scheme.ends is not None and index in (0, len(names) - 1)
-        bits = scheme.ends if at_end else scheme.weight_bits
+        bits = scheme.ends if name in at_end else scheme.weight_bits
         made = QuantizedLayer(layer, _for_weight(layer, bits, scheme), nn.Identity())
-        if name in inputs:
-            bits = scheme.ends if at_end else scheme.activation_bits
-            made.input_quantizer = _for_input(inputs[name], bits, scheme)
         made_of[id(layer)] = made.eval()
+    for readers, seen in inputs.values():
+        bits = scheme.ends if at_end & set(readers) else scheme.activation_bits
+        shared = _for_input(seen, bits, scheme).eval()
+        for name in readers:
+            made_of[id(model.get_submodule(name))].input_quantizer = shared
     for parent in [m for m in model.modules() if not isinstance(m, QuantizedLayer)]:
         for child, module in parent._modules.items():  # a layer may have several names
             parent._modules[child] = made_of.get(id(module), module)
@@ -154,11 +159,11 @@ def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
     if scheme.learned:
         return LearnedStep(bits, x, seen[0][0].numel(), signed=bool((x < 0).any()))
     made = ActivationQuantizer(bits)
-    made.set_range(*_RANGES[scheme.range](x, bits))
+    made.set_range(*RANGES[scheme.range](x, bits))
     return made.to(x.device)
 
 
-_RANGES: dict[str, Callable[[Tensor, int], Range]] = {
+RANGES: dict[str, Callable[[Tensor, int], Range]] = {
     "min-max": lambda x, bits: min_max_range(x),
     "percentile": lambda x, bits: percentile_range(x),
     "mse": lambda x, bits: mse_range(x, bits, symmetric=False),
@@ -166,13 +171,23 @@ _RANGES: dict[str, Callable[[Tensor, int], Range]] = {
 }
 
 
-def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, list[Tensor]]:
-    """What comes into each of the layers for these images, one tensor a call."""
+# Names of the layers that read the same tensors, and the tensors: one a call.
+Readers = tuple[list[str], list[Tensor]]
+
+
+def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[tuple, Readers]:
+    """What comes into the layers for these images; layers with the same inputs are together."""
     found: dict[str, list[Tensor]] = {}
+    read: dict[str, tuple] = {}
+    kept: list[Tensor] = []  # so that no two tensors of the pass share an id
 
     def watch(name: str) -> Callable:
         def hook(layer: nn.Module, inputs: tuple) -> None:
-            found.setdefault(name, []).append(inputs[0].detach().clone())
+            (x,) = inputs
+            found.setdefault(name, []).append(x.detach().clone())
+            # later layers may work in place, which makes another tensor of it
+            read[name] = (*read.get(name, ()), (id(x), x._version))
+            kept.append(x)
 
         return hook
 
@@ -184,4 +199,7 @@ def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str,
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    together: dict[tuple, Readers] = {}
+    for name, tensors in read.items():
+        together.setdefault(tensors, ([], found[name]))[0].append(name)
+    return together
