@@ -50,6 +50,7 @@ def test_fit_equals_a_loop_written_by_hand(split):
     """Nesterov SGD, one-cycle rate, decay on matrices only, smoothing, averaging: step by step."""
     recipe = Recipe(epochs=2, batch_size=128, lr=0.05, warmup=0.3, average=0.8)
     model = tiny()[:4].append(nn.Linear(4 * 13 * 13, 10))
+    model[2] = nn.Tanh()  # at the kink of a ReLU the last bit would decide
     trained, history = fit(model, split, recipe)
 
     parameters = {k: p.detach().clone().requires_grad_() for k, p in model.named_parameters()}

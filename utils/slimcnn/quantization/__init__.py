@@ -5,6 +5,10 @@
     folding       batch norm as part of the layer before it
     network       a network whose layers have quantized weights and inputs
     fake          quantizers to train with: straight through, binary, learned steps
+    equalization  ranges of neighboring layers made even
+    correction    mean errors taken out by the bias
+    adaround      rounding up or down, learned
+    allocation    how many bits for which layer
     placement     a quantizer on every other tensor, too
     integers      sums of integer products; scales changed by multiplier and shift
     operations    what each operation of a network does to integers
@@ -14,6 +18,10 @@
 Chapter 6 (Quantization) derives all of it.
 """
 
+from slimcnn.quantization.adaround import RoundedWeight, ada_round
+from slimcnn.quantization.allocation import allocate_bits, damages, weight_bytes
+from slimcnn.quantization.correction import correct_bias
+from slimcnn.quantization.equalization import equalize
 from slimcnn.quantization.fake import (
     ActivationQuantizer,
     BinaryWeight,
@@ -51,10 +59,16 @@ __all__ = [
     "MovingAverageRange",
     "QuantizedLayer",
     "Quantizer",
+    "RoundedWeight",
     "Scheme",
     "WeightQuantizer",
+    "ada_round",
     "affine_quantizer",
+    "allocate_bits",
     "binarize",
+    "correct_bias",
+    "damages",
+    "equalize",
     "fake_quantize",
     "fixed_point",
     "fold_batch_norm",
@@ -70,4 +84,5 @@ __all__ = [
     "sqnr",
     "symmetric_quantizer",
     "to_qdq_onnx",
+    "weight_bytes",
 ]

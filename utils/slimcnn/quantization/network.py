@@ -6,7 +6,7 @@ its weight and one for its input. Sums stay real numbers here; integer arithmeti
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,19 +33,20 @@ class Scheme:
     """How many bits, and how ranges are found.
 
     Attributes:
-        weight_bits: 1 (binary) to 16.
+        weight_bits: 1 (binary) to 16; or by the name of the layer, for all of them.
         activation_bits: 2 to 16; None leaves activations as they are.
         per_channel: a scale for each output channel of a weight, else one.
         range: of activations, found on calibration images: "min-max", "percentile" (99.9), "mse"
             or "kl".
         learned: steps of weights and activations are parameters (LSQ), one for each tensor.
         ends: bits of the first and the last layer, which suffer most; None for those of all.
+            Weights whose bits are given by name have those.
 
     Raises:
         ValueError: an attribute is not as described.
     """
 
-    weight_bits: int = 8
+    weight_bits: int | Mapping[str, int] = 8
     activation_bits: int | None = 8
     per_channel: bool = True
     range: RangeName = "min-max"
@@ -53,19 +54,21 @@ class Scheme:
     ends: int | None = 8
 
     def __post_init__(self) -> None:
+        given = self.weight_bits
+        weights = given if isinstance(given, Mapping) else {"weight_bits": given}
         for name, bits, least in (
-            ("weight_bits", self.weight_bits, 1),
+            *((name, bits, 1) for name, bits in weights.items()),
             ("activation_bits", self.activation_bits, 2),
             ("ends", self.ends, 2),
         ):
             fits = isinstance(bits, int) and not isinstance(bits, bool) and least <= bits <= 16
-            if not fits and not (bits is None and name != "weight_bits"):
+            if not fits and not (bits is None and name in ("activation_bits", "ends")):
                 raise ValueError(f"{name} is {bits!r}; it must be a whole number, {least} to 16")
         if self.range not in ("min-max", "percentile", "mse", "kl"):
             raise ValueError(
                 f"range is {self.range!r}; allowed are 'min-max', 'percentile', 'mse' and 'kl'"
             )
-        if self.learned and self.weight_bits == 1:
+        if self.learned and 1 in weights.values():
             raise ValueError("a binary weight has no step to learn; use learned=False")
 
 
@@ -109,7 +112,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
         The copy, in eval mode.
 
     Raises:
-        ValueError: there are no images, or no layers; a layer's weight is parametrized.
+        ValueError: there are no images, or no layers; a layer's weight is parametrized; bits are
+            given by other names than those of the layers.
 
     Chapter 6, Quantization: calibration, training.
     """
@@ -129,10 +133,17 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs = _inputs(model, names, images) if scheme.activation_bits is not None else {}
     at_end = {names[0], names[-1]} if scheme.ends is not None else set()
+    given = scheme.weight_bits
+    if isinstance(given, Mapping) and given.keys() != set(names):
+        wrong = sorted(given.keys() ^ set(names))
+        raise ValueError(f"weight_bits must name all layers and no others; look at {wrong}")
     made_of: dict[int, nn.Module] = {}
     for name in names:
         layer = model.get_submodule(name)
-        bits = scheme.ends if name in at_end else scheme.weight_bits
+        if isinstance(given, Mapping):
+            bits = given[name]
+        else:
+            bits = scheme.ends if name in at_end else given
         made = QuantizedLayer(layer, _for_weight(layer, bits, scheme), nn.Identity())
         made_of[id(layer)] = made.eval()
     for readers, seen in inputs.values():
