@@ -8,6 +8,7 @@ from slimcnn import pruning
 from slimcnn.checks import (
     check,
     distilling,
+    integer_arithmetic,
     low_rank,
     measuring,
     pruning_channels,
@@ -145,6 +146,9 @@ RIGHT = {
     low_rank.tensor_weights: [
         lambda i, o, k, a, b, r: [b * (i + a * k * k) + a * o, r * i + r * o + r * k * k],
     ],
+    integer_arithmetic.requantize: [
+        lambda t, m, n, z: int(np.clip((t * m + 2 ** (n - 1)) // 2**n + z, 0, 255)),
+    ],
     distilling.soft_gradient: [soft, soft_by_autograd],
     distilling.attention_map: [
         lambda x: torch.nn.functional.normalize(x.pow(2).sum(1).reshape(len(x), -1)),
@@ -174,6 +178,14 @@ RIGHT = {
 }
 
 WRONG = {
+    integer_arithmetic.requantize: [
+        lambda t, m, n, z: int(np.clip((t * m >> n) + z, 0, 255)),  # rounds down
+        lambda t, m, n, z: int(np.clip(int(t * m / 2**n) + z, 0, 255)),  # towards zero
+        lambda t, m, n, z: int(np.clip(round(t * m / 2**n) + z, 0, 255)),  # halves to even
+        lambda t, m, n, z: (t * m + 2 ** (n - 1) >> n) + z & 255,  # wraps around
+        lambda t, m, n, z: int(np.clip(t * m + 2 ** (n - 1) >> n, 0, 255)) + z,
+        lambda t, m, n, z: int(np.clip(((t - z) * m + 2 ** (n - 1)) >> n, 0, 255)),
+    ],
     low_rank.tensor_weights: [
         lambda i, o, k, a, b, r: (i * a + a * b * k * k + b * o, r * (i + o + k * k)),  # swapped
         lambda i, o, k, a, b, r: (i * b + a * b + a * o, r * (i + o + k * k)),

@@ -106,6 +106,20 @@ def test_ranges_are_those_of_the_method(name):
     torch.testing.assert_close(found.high, high)
 
 
+@pytest.mark.parametrize("name", ["min-max", "percentile", "mse"])
+def test_weights_ranges_are_those_of_the_method(name):
+    model = network()
+    quantized = q.quantize(model, q.Scheme(3, None, weight_range=name, ends=None), images())
+    weight = model[2].weight.detach()
+    low, high = {
+        "min-max": q.min_max_range(weight, 0),
+        "percentile": q.percentile_range(weight, 99.9, 0),
+        "mse": q.mse_range(weight, 3, 0),
+    }[name]
+    expected = q.symmetric_quantizer(torch.maximum(-low, high), 3, 0)
+    torch.testing.assert_close(quantized[2].weight_quantizer(weight), expected(weight))
+
+
 def test_nothing_given_is_changed_and_sixteen_bits_lose_almost_nothing():
     model = StudentNet().eval()
     before = copy.deepcopy(model.state_dict())
@@ -154,7 +168,8 @@ def test_training_through_rounding_lowers_the_loss(scheme):
         ({"weight_bits": 4.0}, "weight_bits is 4.0"),
         ({"activation_bits": 1}, "activation_bits is 1; it must be a whole number, 2 to 16"),
         ({"ends": 17}, "ends is 17"),
-        ({"range": "best"}, "range is 'best'; allowed are"),
+        ({"range": "best"}, "range is 'best'; allowed are 'min-max', 'percentile', 'mse', 'kl'"),
+        ({"weight_range": "kl"}, "weight_range is 'kl'; allowed are 'min-max', 'percentile', 'm"),
         ({"weight_bits": 1, "learned": True}, "no step to learn"),
     ],
 )

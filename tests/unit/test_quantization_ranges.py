@@ -106,6 +106,12 @@ def test_kl_equals_plain_loops(seed):
     assert low == -high
 
 
+def test_kl_does_not_see_zeros():
+    x = normal(3000).relu()
+    many = torch.cat([x, torch.zeros(100_000)])
+    assert q.kl_range(many, 4) == q.kl_range(x, 4) == q.kl_range(x[x > 0], 4)
+
+
 def test_kl_cuts_off_an_outlier():
     x = torch.cat([normal(20_000).relu(), torch.tensor([200.0])])
     low, high = q.kl_range(x, 8)

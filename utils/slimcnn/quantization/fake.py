@@ -5,6 +5,7 @@ The *straight-through estimator* takes 1 instead, inside the range, and 0 where 
 (Bengio et al., 2013, arXiv:1308.3432). Chapter 6 (Quantization: training).
 """
 
+from collections.abc import Callable
 from math import sqrt
 
 import torch
@@ -17,7 +18,7 @@ from slimcnn.quantization.quantizers import (
     check_bits,
     symmetric_quantizer,
 )
-from slimcnn.quantization.ranges import min_max_range
+from slimcnn.quantization.ranges import Range, min_max_range, mse_range, percentile_range
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -37,22 +38,30 @@ def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     return quantizer(x).detach() + (passed - passed.detach())
 
 
+WEIGHT_RANGES: dict[str, Callable[[Tensor, int, int | None], Range]] = {
+    "min-max": lambda weight, bits, axis: min_max_range(weight, axis),
+    "percentile": lambda weight, bits, axis: percentile_range(weight, axis=axis),
+    "mse": mse_range,
+}
+
+
 class WeightQuantizer(nn.Module):
-    """Symmetric quantization of a weight by its largest value, renewed in each pass.
+    """Symmetric quantization of a weight by its range, which is found anew in each pass.
 
     Args:
         bits: 2 to 16.
         axis: of the channels that have a scale each; None for one scale.
+        range: "min-max", "percentile" (99.9) or "mse".
     """
 
-    def __init__(self, bits: int, axis: int | None = 0):
+    def __init__(self, bits: int, axis: int | None = 0, range: str = "min-max"):
         super().__init__()
         check_bits(bits)
-        self.bits, self.axis = bits, axis
+        self.bits, self.axis, self.range = bits, axis, range
 
     def quantizer(self, weight: Tensor) -> Quantizer:
         """The one that this weight gets."""
-        low, high = min_max_range(weight.detach(), self.axis)
+        low, high = WEIGHT_RANGES[self.range](weight.detach(), self.bits, self.axis)
         return symmetric_quantizer(torch.maximum(-low, high), self.bits, self.axis)
 
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +73,7 @@ class WeightQuantizer(nn.Module):
         return fake_quantize(weight, self.quantizer(weight))
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, axis={self.axis}"
+        return f"bits={self.bits}, axis={self.axis}, range={self.range!r}"
 
 
 class BinaryWeight(nn.Module):

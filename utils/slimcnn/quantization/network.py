@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from slimcnn.data import normalize
 from slimcnn.quantization.fake import (
+    WEIGHT_RANGES,
     ActivationQuantizer,
     BinaryWeight,
     LearnedStep,
@@ -26,6 +27,12 @@ from slimcnn.quantization.ranges import Range, kl_range, min_max_range, mse_rang
 from slimcnn.tracing import undisturbed
 
 RangeName = Literal["min-max", "percentile", "mse", "kl"]
+RANGES: dict[str, Callable[[Tensor, int], Range]] = {
+    "min-max": lambda x, bits: min_max_range(x),
+    "percentile": lambda x, bits: percentile_range(x),
+    "mse": lambda x, bits: mse_range(x, bits, symmetric=False),
+    "kl": lambda x, bits: kl_range(x, bits),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Scheme:
         per_channel: a scale for each output channel of a weight, else one.
         range: of activations, found on calibration images: "min-max", "percentile" (99.9), "mse"
             or "kl".
+        weight_range: of weights: "min-max", "percentile" (99.9) or "mse".
         learned: steps of weights and activations are parameters (LSQ), one for each tensor.
         ends: bits of the first and the last layer, which suffer most; None for those of all.
             Weights whose bits are given by name have those.
@@ -50,6 +58,7 @@ class Scheme:
     activation_bits: int | None = 8
     per_channel: bool = True
     range: RangeName = "min-max"
+    weight_range: RangeName = "min-max"
     learned: bool = False
     ends: int | None = 8
 
@@ -64,10 +73,12 @@ class Scheme:
             fits = isinstance(bits, int) and not isinstance(bits, bool) and least <= bits <= 16
             if not fits and not (bits is None and name in ("activation_bits", "ends")):
                 raise ValueError(f"{name} is {bits!r}; it must be a whole number, {least} to 16")
-        if self.range not in ("min-max", "percentile", "mse", "kl"):
-            raise ValueError(
-                f"range is {self.range!r}; allowed are 'min-max', 'percentile', 'mse' and 'kl'"
-            )
+        for name, allowed in (("range", RANGES), ("weight_range", WEIGHT_RANGES)):
+            if getattr(self, name) not in allowed:
+                given = getattr(self, name)
+                raise ValueError(
+                    f"{name} is {given!r}; allowed are {', '.join(map(repr, allowed))}"
+                )
         if self.learned and 1 in weights.values():
             raise ValueError("a binary weight has no step to learn; use learned=False")
 
@@ -162,7 +173,7 @@ def _for_weight(layer: nn.Module, bits: int, scheme: Scheme) -> nn.Module:
         return BinaryWeight()
     if scheme.learned:
         return LearnedStep(bits, layer.weight, layer.weight.numel())
-    return WeightQuantizer(bits, 0 if scheme.per_channel else None)
+    return WeightQuantizer(bits, 0 if scheme.per_channel else None, scheme.weight_range)
 
 
 def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
@@ -172,14 +183,6 @@ def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
     made = ActivationQuantizer(bits)
     made.set_range(*RANGES[scheme.range](x, bits))
     return made.to(x.device)
-
-
-RANGES: dict[str, Callable[[Tensor, int], Range]] = {
-    "min-max": lambda x, bits: min_max_range(x),
-    "percentile": lambda x, bits: percentile_range(x),
-    "mse": lambda x, bits: mse_range(x, bits, symmetric=False),
-    "kl": lambda x, bits: kl_range(x, bits),
-}
 
 
 # Names of the layers that read the same tensors, and the tensors: one a call.

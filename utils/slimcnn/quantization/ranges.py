@@ -100,8 +100,9 @@ def kl_range(x: Tensor, bits: int = 8, bins: int = 2048) -> Range:
     For each number of bins i kept of a histogram of |x|: P is the histogram up to i, with all
     that lies outside added to its last bin; Q is P without that, spread evenly over the non-empty
     bins of each of the 2^(bits − 1) levels. The i with the least KL(P ‖ Q) decides. Q is mixed
-    with a ten-thousandth of even mass, since it may have nothing where P has the outliers. For
-    activations after ReLU, low is 0. Migacz, 2017, "8-bit Inference with TensorRT" (GTC).
+    with a ten-thousandth of even mass, since it may have nothing where P has the outliers. Zeros
+    are left out: they have an integer of their own with every range, and after a ReLU their mass
+    would outweigh all else. For activations after ReLU, low is 0. Migacz, 2017, "8-bit Inference with TensorRT" (GTC).
 
     Args:
         x: any shape, at least one number.
@@ -121,7 +122,8 @@ def kl_range(x: Tensor, bits: int = 8, bins: int = 2048) -> Range:
     largest = rows.abs().max()
     if largest == 0:
         return largest.clone(), largest.clone()
-    histogram = torch.histc(rows.abs().float(), bins, 0.0, float(largest)).double()
+    values = rows[rows != 0].abs().float()
+    histogram = torch.histc(values, bins, 0.0, float(largest)).double()
     best, chosen = float("inf"), bins
     for kept in range(levels, bins + 1):
         reference = histogram[:kept].clone()
