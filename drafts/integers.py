@@ -666,7 +666,9 @@ lift = {
 assert lift["depthwise"] > 6 and 0 < lift["ordinary"] < lift["depthwise"]
 assert max(clipped[n, 8] for n in ranges) - clipped["min-max", 8] < 3
 assert clipped["percentile", 8] < clipped["min-max", 8] - 5
-assert min(clipped[n, 4] for n in ("percentile", "MSE", "KL")) > clipped["min-max", 4] + 3
+assert (
+    min(clipped[n, 4] for n in ("percentile", "MSE", "KL")) > clipped["min-max", 4] + 3
+)
 assert abs(clipped["MSE", 4] - clipped["KL", 4]) < 1
 assert (features == 0).float().mean() > 0.5, "more than half are zeros"
 assert right["float32"] - right["integers"] < 0.6 and same["integers"] > 99.5
