@@ -1,6 +1,7 @@
 """Coding: shared values, and words of few bits for what occurs often.
 
-    container  the .slim file: all of a network in as few bytes as its numbers allow
+    container  the .slim file: a network, its architecture and a checksum
+    blocks     one tensor in as few bytes as its numbers allow
     kmeans     a codebook of shared values for a weight
     huffman    canonical Huffman codes of limited length
 
@@ -8,7 +9,8 @@ Chapter 6 (Quantization: weight sharing) derives all of it.
 """
 
 from slimcnn.coding import huffman
-from slimcnn.coding.container import SlimError, load_slim, save_slim
+from slimcnn.coding.blocks import SlimError
+from slimcnn.coding.container import load_slim, save_slim
 from slimcnn.coding.kmeans import Codebook, kmeans
 
 __all__ = ["Codebook", "SlimError", "huffman", "kmeans", "load_slim", "save_slim"]
