@@ -9,6 +9,7 @@
     correction    mean errors taken out by the bias
     adaround      rounding up or down, learned
     allocation    how many bits for which layer
+    files         a quantized network as a file of packed integers
     placement     a quantizer on every other tensor, too
     integers      sums of integer products; scales changed by multiplier and shift
     operations    what each operation of a network does to integers
@@ -26,10 +27,12 @@ from slimcnn.quantization.fake import (
     ActivationQuantizer,
     BinaryWeight,
     LearnedStep,
+    SettledQuantizer,
     WeightQuantizer,
     fake_quantize,
     round_through,
 )
+from slimcnn.quantization.files import load_quantized, pack, save_quantized, unpack
 from slimcnn.quantization.folding import fold_batch_norm
 from slimcnn.quantization.inference import IntegerNetwork
 from slimcnn.quantization.integers import fixed_point, integer_layer, rescale
@@ -61,6 +64,7 @@ __all__ = [
     "Quantizer",
     "RoundedWeight",
     "Scheme",
+    "SettledQuantizer",
     "WeightQuantizer",
     "ada_round",
     "affine_quantizer",
@@ -74,15 +78,19 @@ __all__ = [
     "fold_batch_norm",
     "integer_layer",
     "kl_range",
+    "load_quantized",
     "min_max_range",
     "mse_range",
+    "pack",
     "percentile_range",
     "place_quantizers",
     "quantize",
     "rescale",
     "round_through",
+    "save_quantized",
     "sqnr",
     "symmetric_quantizer",
     "to_qdq_onnx",
+    "unpack",
     "weight_bytes",
 ]

@@ -146,6 +146,27 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}"
 
 
+class SettledQuantizer(nn.Module):
+    """Quantization of activations as a file has it: nothing about it changes any more."""
+
+    def __init__(self, quantizer: Quantizer):
+        super().__init__()
+        self.register_buffer("scale", quantizer.scale, persistent=False)
+        self.register_buffer("zero_point", quantizer.zero_point, persistent=False)
+        self.low, self.high = quantizer.low, quantizer.high
+        self.bits = (quantizer.high - quantizer.low).bit_length()
+
+    def quantizer(self) -> Quantizer:
+        """The one that it has."""
+        return Quantizer(self.scale, self.zero_point, self.low, self.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake_quantize(x, self.quantizer())
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
 class LearnedStep(nn.Module):
     """LSQ: the step size s is a parameter, trained with the weights.
 

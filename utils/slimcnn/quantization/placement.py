@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from slimcnn.data import normalize
-from slimcnn.quantization.fake import ActivationQuantizer, LearnedStep
+from slimcnn.quantization.fake import ActivationQuantizer
 from slimcnn.quantization.network import RANGES, QuantizedLayer, RangeName
 from slimcnn.tracing import tensors, undisturbed
 
@@ -164,7 +164,7 @@ def _reader(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     for user in node.users:
         if is_layer(graph, user):
             found = graph.get_submodule(user.target).input_quantizer
-            if isinstance(found, ActivationQuantizer | LearnedStep):
+            if not isinstance(found, nn.Identity):
                 return found
         elif is_move(graph, user):
             found = _reader(graph, user)

@@ -102,7 +102,8 @@ def kl_range(x: Tensor, bits: int = 8, bins: int = 2048) -> Range:
     bins of each of the 2^(bits − 1) levels. The i with the least KL(P ‖ Q) decides. Q is mixed
     with a ten-thousandth of even mass, since it may have nothing where P has the outliers. Zeros
     are left out: they have an integer of their own with every range, and after a ReLU their mass
-    would outweigh all else. For activations after ReLU, low is 0. Migacz, 2017, "8-bit Inference with TensorRT" (GTC).
+    would outweigh all else. For activations after ReLU, low is 0. Migacz, 2017, "8-bit Inference
+    with TensorRT" (GTC).
 
     Args:
         x: any shape, at least one number.
