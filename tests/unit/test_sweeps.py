@@ -12,6 +12,8 @@ SWEEPS = {
     "distillation": "sweep_distillation",
     "distillation-screen": "screen_distillation",
     "lowrank": "sweep_lowrank",
+    "quantization": "sweep_quantization",
+    "quantization-screen": "screen_quantization",
 }
 
 

@@ -1,0 +1,170 @@
+"""The experiments of chapter 6: networks of few bits, with and without training.
+
+    python scripts/sweep_quantization.py             run what is missing (hours)
+    python scripts/sweep_quantization.py --list      say what is there and what is missing
+    python scripts/sweep_quantization.py --only trained
+
+Batch norms are folded first; ranges are found on training images. Every training starts from the
+baseline of its seed and is as long as that of the dense control. Appends one record a run to
+results/quantization.jsonl, predictions to results/quantization-predictions.safetensors, and keeps
+the files of the finalists' seed 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from slimcnn import checkpoints, data, quantization, report
+from slimcnn.quantization import Scheme
+from sweep_pruning import FINE_TUNE, fine_tune
+from sweeps import ROOT, Run, final_record, sweep
+
+RECORDS = ROOT / "results" / "quantization.jsonl"
+# Not the best one yet: a screen of peak rates on validation comes first.
+TRAINING = replace(FINE_TUNE, epochs=3, lr=0.005)
+ROUNDING_IMAGES, ROUNDING_STEPS = 1000, 1000
+CANDIDATE_BITS = (8, 6, 5, 4, 3, 2)
+
+
+def calibration(count: int = 500) -> Tensor:
+    """Training images for ranges, means and rounding."""
+    return data.load("train").subset(count).images
+
+
+def folded(name: str, seed: int) -> nn.Module:
+    """A baseline without batch norms."""
+    return quantization.fold_batch_norm(checkpoints.load(name, seed))
+
+
+def record(
+    network: nn.Module, name: str, variant: str, seed: int, technique: str, finalist: bool, **more
+) -> report.Record:
+    """Measure on the test set; the file has packed integers."""
+    computed = more.pop("computed", network)
+    return final_record(
+        computed,
+        "quantization",
+        variant,
+        seed,
+        technique,
+        save=lambda _, path: quantization.save_quantized(network, path),
+        keep=finalist and seed == 0,
+        name=name,
+        **more,
+    )
+
+
+def integers(name: str, variant: str, seed: int, state: Path) -> report.Record:
+    """Eight bits, computed with integers alone."""
+    model, images = folded(name, seed), calibration()
+    network = quantization.quantize(model, Scheme(), images)
+    exact = quantization.IntegerNetwork(quantization.place_quantizers(network, images))
+    return record(
+        network, name, variant, seed, "post-training quantization", True, computed=exact, epochs=0
+    )
+
+
+def rounded(
+    name: str, scheme: Scheme, mend: Callable | None, variant: str, seed: int, state: Path
+) -> report.Record:
+    """Few bits without training, and what mends them."""
+    model, images = folded(name, seed), calibration()
+    network = quantization.quantize(model, scheme, images)
+    if mend is not None:
+        network = mend(network, model)
+    return record(network, name, variant, seed, "post-training quantization", False, epochs=0)
+
+
+def learned_rounding(network: nn.Module, model: nn.Module) -> nn.Module:
+    """AdaRound, then the means."""
+    images = calibration(ROUNDING_IMAGES)
+    network = quantization.ada_round(network, model, images, iterations=ROUNDING_STEPS)
+    return quantization.correct_bias(network, model, images)
+
+
+def mixed(variant: str, seed: int, state: Path) -> report.Record:
+    """As many bytes as with 4 bits everywhere, spent where they help most; rounding learned."""
+    model, images = folded("resnet14", seed), calibration()
+    damages = quantization.damages(model, data.load("validation").subset(2000), CANDIDATE_BITS)
+    budget = sum(quantization.weight_bytes(model.get_submodule(n), 4) for n in damages)
+    bits = quantization.allocate_bits(model, damages, budget)
+    network = quantization.quantize(model, Scheme(bits, 8), images)
+    network = learned_rounding(network, model)
+    more = {"epochs": 0, "bits": bits, "budget_bytes": budget}
+    return record(network, "resnet14", variant, seed, "post-training quantization", True, **more)
+
+
+def trained(
+    name: str, scheme: Scheme | None, finalist: bool, variant: str, seed: int, state: Path
+) -> report.Record:
+    """Trained with rounding; without a scheme, the dense control."""
+    if scheme is None:
+        tuned = fine_tune(folded(name, seed), seed, state, TRAINING)
+        return final_record(
+            tuned,
+            "quantization",
+            variant,
+            seed,
+            "dense",
+            save=checkpoints.save_weights,
+            keep=False,
+            epochs=TRAINING.epochs,
+        )
+    network = quantization.quantize(folded(name, seed), scheme, calibration())
+    tuned = fine_tune(network, seed, state, TRAINING)
+    more = {"epochs": TRAINING.epochs, "learned": scheme.learned}
+    return record(tuned, name, variant, seed, "quantization-aware training", finalist, **more)
+
+
+def runs() -> list[Run]:
+    """The finalists on three seeds, then the rest on one."""
+    nearest = Scheme(4, 8, weight_range="mse")
+    three = [
+        ("int8", 0.7, partial(integers, "resnet14"), "resnet14"),
+        ("student int8", 0.7, partial(integers, "student"), "student"),
+        ("weights 4", 0.3, partial(rounded, "resnet14", nearest, None), "resnet14"),
+        (
+            "weights 4, AdaRound",
+            4.0,
+            partial(rounded, "resnet14", nearest, learned_rounding),
+            "resnet14",
+        ),
+        ("dense, three epochs", 4.0, partial(trained, "resnet14", None, False), "resnet14"),
+        (
+            "trained, weights 4, activations 4",
+            5.0,
+            partial(trained, "resnet14", Scheme(4, 4), True),
+            "resnet14",
+        ),
+        (
+            "trained, weights 2",
+            5.0,
+            partial(trained, "resnet14", Scheme(2, 8, learned=True), True),
+            "resnet14",
+        ),
+    ]
+    one = [("mixed, as 4 bits", 7.0, mixed, "resnet14")]
+    for scheme in (
+        *(Scheme(8, 8), Scheme(3, 3), Scheme(2, 2), Scheme(1, 8)),
+        *(Scheme(bits, bits, learned=True) for bits in (4, 3, 2)),
+    ):
+        steps = ", learned steps" if scheme.learned else ""
+        variant = f"trained, weights {scheme.weight_bits}, activations {scheme.activation_bits}"
+        one.append((variant + steps, 5.0, partial(trained, "resnet14", scheme, False), "resnet14"))
+    for bits in (8, 4):
+        variant = f"student trained, weights {bits}, activations {bits}"
+        work = partial(trained, "student", Scheme(bits, bits), False)
+        one.append((variant, 3.0, work, "student"))
+    return [
+        Run(variant, seed, minutes, partial(work, variant, seed), model)
+        for chosen, seeds in ((three, (0, 1, 2)), (one, (0,)))
+        for variant, minutes, work, model in chosen
+        for seed in seeds
+    ]
+
+
+if __name__ == "__main__":
+    sweep(__doc__.split("\n")[0], RECORDS, runs())
