@@ -8,6 +8,7 @@ from slimcnn import pruning
 from slimcnn.checks import (
     check,
     distilling,
+    few_bits,
     integer_arithmetic,
     low_rank,
     measuring,
@@ -146,6 +147,9 @@ RIGHT = {
     low_rank.tensor_weights: [
         lambda i, o, k, a, b, r: [b * (i + a * k * k) + a * o, r * i + r * o + r * k * k],
     ],
+    few_bits.even_scales: [
+        lambda a, b: a.abs().max(1).values.div(b.abs().max(0).values).pow(0.5),
+    ],
     integer_arithmetic.requantize: [
         lambda t, m, n, z: int(np.clip((t * m + 2 ** (n - 1)) // 2**n + z, 0, 255)),
     ],
@@ -178,6 +182,13 @@ RIGHT = {
 }
 
 WRONG = {
+    few_bits.even_scales: [
+        lambda a, b: (b.abs().amax(0) / a.abs().amax(1)).sqrt(),  # upside down
+        lambda a, b: a.abs().amax(1) / b.abs().amax(0),  # no root
+        lambda a, b: (a.amax(1) / b.amax(0)).abs().sqrt(),  # not absolute
+        lambda a, b: (a.abs().max() / b.abs().amax(0)).sqrt(),
+        lambda a, b: (a.norm(dim=1) / b.norm(dim=0)).sqrt(),
+    ],
     integer_arithmetic.requantize: [
         lambda t, m, n, z: int(np.clip((t * m >> n) + z, 0, 255)),  # rounds down
         lambda t, m, n, z: int(np.clip(int(t * m / 2**n) + z, 0, 255)),  # towards zero
