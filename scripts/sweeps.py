@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slimcnn import data, masking, report, training
+from slimcnn.stored import weights_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -127,5 +128,4 @@ def final_record(
 
 def weights_file(variant: str, seed: int) -> Path:
     """Where the weights of a finalist are."""
-    name = variant.replace(" ", "-").replace(":", "-")
-    return ROOT / "results" / "weights" / f"{name}-seed{seed}.safetensors"
+    return ROOT / "results" / "weights" / weights_name(variant, seed)

@@ -7,6 +7,7 @@ import torch
 from slimcnn import pruning
 from slimcnn.checks import (
     check,
+    codes,
     distilling,
     few_bits,
     integer_arithmetic,
@@ -147,6 +148,12 @@ RIGHT = {
     low_rank.tensor_weights: [
         lambda i, o, k, a, b, r: [b * (i + a * k * k) + a * o, r * i + r * o + r * k * k],
     ],
+    codes.entropy: [
+        lambda n: float(np.log2(sum(n)) - sum(c * np.log2(c) for c in n if c) / sum(n)),
+    ],
+    few_bits.step_gradient: [
+        lambda x, s, a, b: min(max(round(x / s), a), b) - (x / s if a < x / s < b else 0.0),
+    ],
     few_bits.even_scales: [
         lambda a, b: a.abs().max(1).values.div(b.abs().max(0).values).pow(0.5),
     ],
@@ -182,6 +189,19 @@ RIGHT = {
 }
 
 WRONG = {
+    codes.entropy: [
+        lambda n: sum(-c / sum(n) * np.log(c / sum(n)) for c in n if c),  # nats
+        lambda n: sum(-c * np.log2(c / sum(n)) for c in n if c),  # of all symbols together
+        lambda n: float(np.log2(len(n))),
+        lambda n: sum(c / sum(n) * np.log2(c / sum(n)) for c in n if c) + 0.0,  # the sign
+        lambda n: sum(-c / sum(n) * np.log2(c / sum(n)) for c in n),  # zeros
+    ],
+    few_bits.step_gradient: [
+        lambda x, s, a, b: round(x / s) - x / s,  # nothing is clipped
+        lambda x, s, a, b: float(min(max(round(x / s), a), b)),  # the inner derivative forgotten
+        lambda x, s, a, b: x / s - round(x / s) if a < x / s < b else float(min(max(x / s, a), b)),
+        lambda x, s, a, b: round(x / s) - x / s if a < x / s < b else 0.0,
+    ],
     few_bits.even_scales: [
         lambda a, b: (b.abs().amax(0) / a.abs().amax(1)).sqrt(),  # upside down
         lambda a, b: a.abs().amax(1) / b.abs().amax(0),  # no root

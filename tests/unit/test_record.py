@@ -7,10 +7,8 @@ from dataclasses import fields, replace
 
 import jsonschema
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from slimcnn import provenance, record
 from slimcnn.record import Record, RecordedLatency, RecordError
@@ -299,12 +297,12 @@ def test_save_refuses_without_changing_the_old_file(tmp_path):
 def test_the_places_that_names_are_looked_up_in():
     root = provenance.checkout()
     assert (root / "pyproject.toml").is_file()
-    assert record._places() == [root / "results", root / "utils" / "slimcnn" / "records"]
+    assert record.places() == [root / "results", root / "utils" / "slimcnn" / "records"]
 
 
 def test_load_by_name(tmp_path, monkeypatch):
     results, carried = tmp_path / "results", tmp_path / "records"
-    monkeypatch.setattr(record, "_places", lambda: [results, carried])
+    monkeypatch.setattr(record, "places", lambda: [results, carried])
     with pytest.raises(FileNotFoundError, match="no records 'baseline'; there are none"):
         record.load_records("baseline")
     record.save_records([make(seed=1)], carried / "baseline.json")
@@ -318,17 +316,3 @@ def test_load_by_name(tmp_path, monkeypatch):
         record.load_records("other")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*other.json"):
         record.load_records(str(tmp_path / "other.json"))
-
-
-def test_predictions_by_name_and_variant(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "_places", lambda: [tmp_path / "empty", tmp_path])
-    rows = {f"half-seed{seed}": torch.full((5,), seed, dtype=torch.uint8) for seed in (1, 0)}
-    save_file(
-        {**rows, "half of it-seed0": rows["half-seed1"].clone()},
-        tmp_path / "a-predictions.safetensors",
-    )
-    assert record.load_predictions("a", "half").tolist() == [[0] * 5, [1] * 5]
-    with pytest.raises(RecordError, match=r"no predictions of 'third'.*half, half of it"):
-        record.load_predictions("a", "third")
-    with pytest.raises(FileNotFoundError, match="no stored predictions 'b'"):
-        record.load_predictions("b", "half")

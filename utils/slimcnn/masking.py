@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
-class Mask(nn.Module):
+class Final(nn.Module):
+    """A parametrization whose weight `finalize` writes in; masks, and shared values (chapter 6)."""
+
+
+class Mask(Final):
     """The parametrization: the weight where the mask is True, zero elsewhere."""
 
     def __init__(self, mask: Tensor):
@@ -42,7 +46,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
     Chapter 2, Pruning: magnitude.
     """
-    model = _independent_copy(model)
+    model = independent_copy(model)
     set_masks_(model, masks)
     return model
 
@@ -91,19 +95,20 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 def finalize(model: nn.Module) -> nn.Module:
     """A copy of `model` with plain weights, zeros written in: the same network, for export.
 
-    Its names are those of the network before masking. It is neither smaller nor faster: the
+    Its names are those of the network before masking. Weights that share values are written in,
+    too. It is neither smaller nor faster: the
     zeros are stored and multiplied like any other number (chapter 3 says what can be done).
     """
-    model = _independent_copy(model)
+    model = independent_copy(model)
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for attribute in list(module.parametrizations):
-                if _mask_of(module, attribute) is not None:
+            for attribute, chain in list(module.parametrizations.items()):
+                if any(isinstance(p, Final) for p in chain):
                     parametrize.remove_parametrizations(module, attribute)
     return model
 
 
-def _independent_copy(model: nn.Module) -> nn.Module:
+def independent_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose parametrized modules have classes of their own.
 
     PyTorch gives a parametrized module a class of its own, where the weight is a property. A

@@ -16,10 +16,6 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
 from slimcnn.provenance import checkout, provenance
 
 _JSON_TYPES = {dict: "object", list: "array", str: "string", type(None): "null"}
@@ -279,35 +275,9 @@ def _record_path(path: Path | str) -> Path:
     return path
 
 
-def _places() -> list[Path]:
+def places() -> list[Path]:
+    """Where results are looked for: the checkout's own, then those that the wheel carries."""
     return [checkout() / "results", Path(__file__).resolve().parent / "records"]
-
-
-def load_predictions(name: str, variant: str) -> Tensor:
-    """Predicted classes on the test set of one variant of a sweep, for paired comparisons.
-
-    Args:
-        name: of the records, such as "pruning"; the file is NAME-predictions.safetensors,
-            looked for where `load_records` looks.
-        variant: what the records call it in settings["variant"].
-
-    Returns:
-        uint8, shape (seeds, images), in the order of the seeds.
-
-    Raises:
-        FileNotFoundError: no such file.
-        RecordError: the file has no such variant; the message lists those it has.
-    """
-    paths = [place / f"{name}-predictions.safetensors" for place in _places()]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"there are no stored predictions {name!r} in results/")
-    stored = load_file(path)
-    rows = [stored[key] for key in sorted(stored) if key.rpartition("-seed")[0] == variant]
-    if not rows:
-        known = ", ".join(sorted({key.rpartition("-seed")[0] for key in stored}))
-        raise RecordError(f"{path} has no predictions of {variant!r}; it has those of {known}")
-    return torch.stack(rows)
 
 
 def _find(name_or_path: Path | str) -> Path:
@@ -316,14 +286,14 @@ def _find(name_or_path: Path | str) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         return path
-    for place in _places():
+    for place in places():
         found = [place / f"{name_or_path}{suffix}" for suffix in (".json", ".jsonl")]
         found = [path for path in found if path.is_file()]
         if len(found) == 2:
             raise RecordError(f"both {found[0]} and {found[1]} are there; give the path of one")
         if found:
             return found[0]
-    names = sorted({path.stem for place in _places() for path in place.glob("*.json*")})
+    names = sorted({path.stem for place in places() for path in place.glob("*.json*")})
     raise FileNotFoundError(
         f"there are no records {name_or_path!r}; there are {', '.join(names) or 'none'}"
     )

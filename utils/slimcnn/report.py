@@ -22,10 +22,10 @@ from slimcnn.record import (
     RecordedLatency,
     RecordError,
     append_record,
-    load_predictions,
     load_records,
     save_records,
 )
+from slimcnn.stored import load_predictions, weights_path
 from slimcnn.summary import Summary, pareto_front, summarize, varying_settings
 from slimcnn.table import Table, describe, joined, table
 from slimcnn.training import evaluate
@@ -46,6 +46,7 @@ __all__ = [
     "summarize",
     "table",
     "tradeoff",
+    "weights_path",
 ]
 
 # Techniques that mean "nothing was done": black circles in every figure.

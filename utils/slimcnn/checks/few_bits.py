@@ -1,5 +1,6 @@
 """Checks for the "your turn" cells of chapter 6, Quantization: post-training and training."""
 
+import random
 from collections.abc import Callable
 
 import torch
@@ -25,4 +26,24 @@ def even_scales(function: Callable) -> Verdict:
         first = torch.randn(hidden, inputs, generator=generator)
         second = 3 * torch.randn(outputs, hidden, generator=generator)
         cases.append((first, second))
+    return check(function, reference, cases)
+
+
+def step_gradient(function: Callable) -> Verdict:
+    """The derivative of a rounded number by the step, rounding straight through (LSQ).
+
+    The function takes (x, step, low, high): a number, the step, the smallest and the largest
+    integer. It returns d(step · round(clamp(x / step, low, high))) / d(step).
+    """
+
+    def reference(x: float, step: float, low: int, high: int) -> float:
+        steps = x / step
+        if steps <= low or steps >= high:
+            return float(low if steps <= low else high)
+        return round(steps) - steps
+
+    draw = random.Random(0)
+    cases = [(0.1, 0.4, -4, 3), (9.0, 0.4, -4, 3), (-9.0, 0.4, -4, 3), (0.7, 1.0, 0, 3)]
+    for _ in range(40):
+        cases.append((draw.uniform(-2, 2), draw.uniform(0.1, 0.9), -draw.randrange(5), 3))
     return check(function, reference, cases)

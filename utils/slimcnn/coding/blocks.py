@@ -7,6 +7,7 @@ A block is a kind (1 byte) and its content:
     packed   whole numbers from 0 to 255 of a wider type
     shared   a codebook, a Huffman code, and a word for each number
     sparse   the same for the numbers that are not zero, and Huffman-coded gaps before them
+    thin     the numbers that are not zero as they are, and gaps
 
 Han et al., 2016 (Deep Compression), arXiv:1510.00149. Chapter 6 (Quantization: weight sharing).
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 from slimcnn.coding import huffman
 
 LARGEST_CODEBOOK = 4096
-_RAW, _HALF, _PACKED, _SHARED, _SPARSE = range(5)
+_RAW, _HALF, _PACKED, _SHARED, _SPARSE, _THIN = range(6)
 _GAP_BITS = (2, 3, 4, 5, 6, 7, 8)
 
 
@@ -54,11 +55,13 @@ def _coded_blocks(array: np.ndarray) -> list[bytes]:
     if len(book) <= LARGEST_CODEBOOK:
         blocks.append(bytes([_SHARED]) + _book(book) + _words(indices, len(book)))
     places = np.flatnonzero(flat)
+    coded = [_gaps(np.diff(places, prepend=-1) - 1, bits) for bits in _GAP_BITS]
+    gaps, count = min(coded, key=len), struct.pack("<I", len(places))
+    blocks.append(bytes([_THIN]) + count + flat[places].tobytes() + gaps)
     book, indices = np.unique(flat[places], return_inverse=True)
     if len(book) <= LARGEST_CODEBOOK:
-        values = _book(book) + struct.pack("<I", len(places)) + _words(indices, len(book))
-        gaps = np.diff(places, prepend=-1) - 1
-        blocks += [bytes([_SPARSE]) + values + _gaps(gaps, bits) for bits in _GAP_BITS]
+        words = _words(indices, len(book))
+        blocks.append(bytes([_SPARSE]) + _book(book) + count + words + gaps)
     return blocks
 
 
@@ -134,7 +137,7 @@ def read_block(reader: Reader, like: Tensor) -> Tensor:
     if kind == _PACKED and not like.is_floating_point():
         array = np.frombuffer(reader.take(count), dtype=np.uint8)
         return torch.from_numpy(array.copy()).to(like.dtype).reshape(like.shape)
-    if like.dtype is not torch.float32 or kind not in (_HALF, _SHARED, _SPARSE):
+    if like.dtype is not torch.float32 or kind not in (_HALF, _SHARED, _SPARSE, _THIN):
         raise SlimError(f"a tensor of {like.dtype} is written in the unknown way {kind}")
     if kind == _HALF:
         array = np.frombuffer(reader.take(2 * count), dtype=np.float16).astype(np.float32)
@@ -142,16 +145,19 @@ def read_block(reader: Reader, like: Tensor) -> Tensor:
         book = reader.book()
         array = book[reader.words(len(book), count)]
     else:
-        array = _read_sparse(reader, count)
+        array = _read_sparse(reader, count, shared=kind == _SPARSE)
     return torch.from_numpy(array).reshape(like.shape)
 
 
-def _read_sparse(reader: Reader, count: int) -> np.ndarray:
-    book = reader.book()
+def _read_sparse(reader: Reader, count: int, shared: bool) -> np.ndarray:
+    book = reader.book() if shared else None
     (filled,) = reader.unpack("<I")
     if filled > count:
         raise SlimError(f"{filled} numbers are not zero, of {count}")
-    values = book[reader.words(len(book), filled)]
+    if book is not None:
+        values = book[reader.words(len(book), filled)]
+    else:
+        values = np.frombuffer(reader.take(4 * filled), dtype=np.float32)
     bits, symbols = reader.unpack("<BI")
     if bits not in _GAP_BITS or symbols > count + filled:
         raise SlimError(f"its gaps have {bits} bits and {symbols} entries for {count} numbers")

@@ -1,7 +1,7 @@
 """The `.slim` file: a network in as few bytes as its numbers allow, and back bit by bit.
 
 Nothing is rounded: what makes a file small was done to the weights before. Zeros are left out,
-values that occur often become short words, and each tensor is written in the smallest of five ways.
+values that occur often become short words, and each tensor is written in the smallest of six ways.
 One bit is lost on purpose: −0.0, which a mask makes of negative weights, comes back as 0.0.
 Han et al., 2016 (Deep Compression), arXiv:1510.00149. Chapter 6 (Quantization: weight sharing).
 

@@ -24,11 +24,7 @@ def finalists():
     for path in sorted((ROOT / "results").glob("*.jsonl")):
         for record in report.load_records(path):
             file = weights_file(record.settings.get("variant", ""), record.seed)
-            if (
-                record.stage == "final"
-                and "variant" in record.settings
-                and file.exists()
-            ):
+            if record.stage == "final" and "variant" in record.settings and file.exists():
                 yield pytest.param(record, file, id=file.stem)
 
 
@@ -43,7 +39,7 @@ def rebuild(record: report.Record, file: Path):
     return network
 
 
-@pytest.mark.parametrize(("record", "file"), finalists())
+@pytest.mark.parametrize(("record", "file"), list(finalists()))
 def test_a_finalist_reproduces_its_record(record, file):
     network, test = rebuild(record, file).eval(), data.load("test")
     found = {

@@ -1,0 +1,467 @@
+# %% [markdown]
+# # Training with rounding
+#
+# With four bits and fewer, a trained network has not learned to live with its own rounding. Can
+# it? This lesson changes the accuracy of networks of four, three, two bits, and of one.
+#
+# **You will**
+#
+# - say why rounding stops all learning, and what the straight-through estimator does about it;
+# - train a network with rounded weights and activations;
+# - derive the gradient of a quantizer's step, and learn the step too;
+# - judge what training gains against the same training without rounding.
+#
+# **You need** [Integers](integers.ipynb) and
+# [Fewer bits, without training](post-training.ipynb). Symbols are on the
+# [notation page](../../book/notation.md).
+#
+# **Time** 35 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from slimcnn import checkpoints, data, latency, plotting, report, training
+from slimcnn import quantization as quant
+from slimcnn.checks import few_bits
+from slimcnn.training import Recipe
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# Where the lesson before has left us: ResNet-14 and the student, rounded to the nearest, a scale a
+# channel, the first and the last layer with eight bits. Activations have as many bits as weights.
+
+# %%
+validation = data.load("validation").subset(1000)
+train = data.load("train").subset(6000)
+calibration = train.images[:300]
+resnet = quant.fold_batch_norm(checkpoints.load("resnet14"))
+student = quant.fold_batch_norm(checkpoints.load("student"))
+rounded = {}
+for name, model in (("resnet14", resnet), ("student", student)):
+    for bits in (8, 4, 3, 2):
+        network = quant.quantize(model, quant.Scheme(bits, bits), calibration)
+        rounded[name, bits] = training.evaluate(network, validation)
+    row = ", ".join(f"{b} bits {rounded[name, b]:.1f} %" for b in (8, 4, 3, 2))
+    print(f"{name:10}{row}")
+
+# %% [markdown]
+# Eight bits are free, as before. With four ResNet-14 has lost two points and the student more than
+# a third, with two bits both guess.
+#
+# ## The idea
+#
+# Train the network *as it will be*: rounded in the forward pass. But the derivative of a staircase
+# is zero wherever it exists. A weight's gradient is the gradient of its rounded value times that
+# zero, and nothing moves. The **straight-through estimator** {cite:p}`bengio2013estimating` puts
+# another derivative in its place, that of a ramp: 1 inside the range of the quantizer, 0 where
+# values are clipped.
+
+# %%
+x = torch.linspace(-1.5, 1.5, 601, requires_grad=True)
+quantizer = quant.symmetric_quantizer(torch.tensor(1.0), bits=3)
+y = quant.fake_quantize(x, quantizer)
+(slope,) = torch.autograd.grad(y.sum(), x)
+fig, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
+axes[0].plot(x.detach(), y.detach())
+axes[0].set(title="forwards", xlabel="x", ylabel="rounded")
+axes[1].plot(x.detach(), slope)
+_ = axes[1].set(title="backwards", xlabel="x", ylabel="derivative, as used")
+
+# %% [markdown]
+# It is not the derivative of anything that is computed. It says: to make the rounded value larger,
+# make the weight larger; the step to the next level will come when enough has added up. For this
+# the real weight must be kept during training, and the optimizer moves it. What is stored in the
+# end is the integer alone.
+#
+# ## By hand
+#
+# One weight $w = 0.7$, step $\delta = 0.5$, an input $x = 2$ and a target of 2. Rounded,
+# $\hat{w} = 0.5$, so the output is 1 and the loss $(1 - 2)^2 = 1$. Its derivative by $\hat{w}$ is
+# $2 \cdot (1 - 2) \cdot 2 = -4$. Straight through, $w$ gets the same: with a learning rate of 0.1
+# it becomes $0.7 + 0.4 = 1.1$, which rounds to 1. The output is 2, and the loss is 0.
+
+# %%
+w = torch.tensor(0.7, requires_grad=True)
+half = quant.Quantizer(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), -3, 3)
+loss = (2 * quant.fake_quantize(w, half) - 2) ** 2
+loss.backward()
+moved = (w - 0.1 * w.grad).detach()
+print(
+    f"gradient {w.grad.item():.0f}, new weight {moved.item():.1f}, rounds to {half(moved):.1f}"
+)
+assert w.grad == -4 and half(moved) == 1
+
+# %% [markdown]
+# ## From scratch
+#
+# With `detach` a tensor can have the value of one expression and the gradient of another: in
+# $a.\text{detach}() + (b - b.\text{detach}())$ the bracket is zero, and has the gradient of $b$.
+
+
+# %%
+def straight_through(x, scale, low, high):
+    """Rounded to multiples of the scale; gradient 1 inside the range, 0 outside."""
+    steps = x / scale
+    rounded = steps.round()
+    inside = (rounded >= low) & (rounded <= high)
+    passed = torch.where(inside, steps, steps.detach())
+    whole = rounded.clamp(low, high).detach() + (passed - passed.detach())
+    return whole * scale
+
+
+# %% [markdown]
+# The equality cell, forwards and backwards: the package, and PyTorch's own operation.
+
+# %%
+weight = torch.randn(
+    16, 8, generator=torch.Generator().manual_seed(1), requires_grad=True
+)
+three = quant.symmetric_quantizer(torch.tensor(1.5), bits=3)
+upstream = torch.randn(16, 8)
+found = []
+for function in (
+    lambda w: straight_through(w, float(three.scale), -3, 3),
+    lambda w: quant.fake_quantize(w, three),
+    lambda w: torch.fake_quantize_per_tensor_affine(w, float(three.scale), 0, -3, 3),
+):
+    made = function(weight)
+    found.append((made, *torch.autograd.grad(made, weight, upstream)))
+for made, gradient in found[1:]:
+    torch.testing.assert_close(made, found[0][0])
+    torch.testing.assert_close(gradient, found[0][1])
+
+# %% [markdown]
+# ### Steps that learn
+#
+# Who says that the largest weight is the right end of the range? **LSQ**, learned step size
+# quantization {cite:p}`esser2020learned`, makes $\delta$ a parameter. Inside the range $\hat{x} =
+# \delta \operatorname{round}(x / \delta)$. With the product rule, and rounding straight through,
+#
+# $$
+# \frac{\partial \hat{x}}{\partial \delta}
+#   = \operatorname{round}\!\Bigl(\frac{x}{\delta}\Bigr)
+#   + \delta \cdot \Bigl(-\frac{x}{\delta^2}\Bigr)
+#   = \operatorname{round}\!\Bigl(\frac{x}{\delta}\Bigr) - \frac{x}{\delta} ,
+# $$ (eq-lsq)
+#
+# and where $x$ is clipped, $\hat{x} = \delta\, q_\text{high}$, simply $q_\text{high}$ (or
+# $q_\text{low}$). So a clipped value pulls the step up, and one inside the range pulls it a
+# little one way or the other. Our `straight_through` has this gradient already, if the scale is a
+# tensor with one:
+
+# %%
+step = torch.tensor(0.4, requires_grad=True)
+values = torch.tensor([0.1, 0.5, -0.9, 5.0])
+made = straight_through(values, step, -4, 3)
+slopes = [torch.autograd.grad(v, step, retain_graph=True)[0].item() for v in made]
+by_formula = (values / 0.4).round() - values / 0.4
+by_formula[3] = 3  # clipped
+print([f"{s:+.2f}" for s in slopes])
+torch.testing.assert_close(torch.tensor(slopes), by_formula)
+
+# %% [markdown]
+# A step sums the gradients of all its numbers, so it would learn far faster than a weight. LSQ
+# divides by $\sqrt{N q_\text{high}}$, with $N$ numbers of that step, to bring both to the same
+# pace. And at **one bit** there is no step: a weight is its sign, times the mean absolute weight
+# of its filter, which is the nearest such tensor {cite:p}`rastegari2016xnor`.
+#
+# ## On the network
+#
+# We train for the time of a coffee: the student, one epoch on 6,000 images, with rounded weights
+# and activations of four and of two bits; and the control, the same epoch without rounding.
+
+# %%
+recipe = Recipe(epochs=1, lr=0.01, average=0.0, batch_size=64)
+schemes = {
+    "dense": None,
+    "4 bits": quant.Scheme(4, 4),
+    "2 bits": quant.Scheme(2, 2),
+    "2 bits, learned steps": quant.Scheme(2, 2, learned=True),
+}
+before, after, tuned = {}, {}, {}
+for name, scheme in schemes.items():
+    network = student
+    if scheme is not None:
+        network = quant.quantize(student, scheme, calibration)
+    before[name] = training.evaluate(network, validation)
+    tuned[name], _ = training.fit(network, train, recipe, seed=0)
+    after[name] = training.evaluate(tuned[name], validation)
+
+# %%
+for name in schemes:
+    print(f"{name:24}{before[name]:6.1f} % -> {after[name]:5.1f} %")
+
+# %% [markdown]
+# One short epoch brings four bits close to the control, and makes a network out of the guess that
+# two bits were. With real budgets: three epochs on all 55,000 images, from the baselines, on the
+# test set. The dense control has the same training.
+
+# %%
+records = report.load_records("quantization")
+aware = [r for r in records if r.technique in ("quantization-aware training", "dense")]
+rows = report.summarize(aware, by=("model", "technique", "settings.variant"))
+report.table(rows)
+
+# %% [markdown]
+# How many bits does training save? The same network, rounded after training and trained with
+# rounding:
+
+# %%
+one_seed = {r.settings["variant"]: r.accuracy for r in aware if r.seed == 0}
+lines = {
+    "trained": [
+        one_seed[f"trained, weights {b}, activations {b}"] for b in (8, 4, 3, 2)
+    ],
+    "learned steps": [
+        one_seed[f"trained, weights {b}, activations {b}, learned steps"]
+        for b in (4, 3, 2)
+    ],
+}
+fig, ax = plt.subplots()
+ax.plot(
+    (8, 4, 3, 2),
+    [rounded["resnet14", b] for b in (8, 4, 3, 2)],
+    "s--",
+    label="not trained",
+)
+ax.plot((8, 4, 3, 2), lines["trained"], "o-", label="trained")
+ax.plot((4, 3, 2), lines["learned steps"], "^-", label="trained, learned steps")
+ax.set(xlabel="bits of weights and activations", ylabel="accuracy (%)", ylim=(85, 96))
+ax.invert_xaxis()
+_ = ax.legend()
+
+# %% [markdown]
+# (The dashed line is on a thousand validation images, the others on the test set: compare their
+# shapes, not tenths.)
+#
+# ## Why it works, when it does not
+#
+# **Without the estimator** nothing is learned. The same training, with plain rounding:
+
+
+# %%
+class PlainRounding(nn.Module):
+    """What PyTorch's round does by itself: gradient zero."""
+
+    def __init__(self, bits):
+        super().__init__()
+        self.largest = 2 ** (bits - 1) - 1
+
+    def forward(self, weight):
+        scale = weight.detach().abs().max() / self.largest
+        return torch.round(weight / scale) * scale
+
+
+stuck = quant.quantize(student, quant.Scheme(4, None), calibration)
+for module in stuck.modules():
+    if isinstance(module, quant.QuantizedLayer):
+        module.weight_quantizer = PlainRounding(4)
+plain = replace(recipe, weight_decay=0.0)
+trained, _ = training.fit(stuck, train.subset(1000), plain, seed=0)
+same = [
+    torch.equal(a, b)
+    for (name, a), b in zip(stuck.named_parameters(), trained.parameters(), strict=True)
+    if name.endswith("weight")
+]
+print(f"{sum(same)} of {len(same)} weights have not moved at all")
+
+# %% [markdown]
+# **Weights that cannot decide.** Near the middle between two levels a weight jumps from one to the
+# other and back: at the lower level the gradient says up, at the upper one down. We follow single
+# weights of the two-bit network through some steps.
+
+# %%
+network = tuned["2 bits"]
+layer = network.blocks[2].pointwise
+optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+history = []
+for batch in data.batches(train, 64, seed=1, epoch=0):
+    optimizer.zero_grad()
+    F.cross_entropy(network(batch.images), batch.labels).backward()
+    optimizer.step()
+    integers, _ = layer.weight_quantizer.integers(layer.layer.weight)
+    history.append(integers.flatten())
+    if len(history) == 60:
+        break
+jumps = (torch.stack(history).diff(dim=0) != 0).sum(0)
+print(f"{100 * (jumps > 0).float().mean():.0f} % of the weights change their level,")
+print(
+    f"{100 * (jumps > 1).float().mean():.0f} % more than once, the busiest {jumps.max()} times"
+)
+
+# %% [markdown]
+# That is why learning rates are small at the end of such a training, and falling to zero: the
+# weights must come to rest.
+#
+# **Find the bug.** A colleague trains with ranges as moving averages, then measures with
+# `model.train()` left on. The accuracy changes from run to run, and depends on the order of the
+# images.
+#
+# ```{dropdown} What is wrong?
+# In training mode the quantizers of activations go on updating their ranges, with the images that
+# are to be measured: the test set calibrates the network while it judges it. `training.evaluate`
+# switches to evaluation mode, where ranges stay as they are.
+# ```
+#
+# ## What practitioners use
+#
+# What was trained must be run. The four-bit network, with a quantizer on every tensor, as integers
+# and as a QDQ file in ONNX Runtime. Its weights take four bits of the file's eight: the format has
+# no convolutions of less.
+
+# %%
+simulated = quant.place_quantizers(tuned["4 bits"], calibration)
+integer = quant.IntegerNetwork(simulated)
+images = data.normalize(validation.images)
+with tempfile.TemporaryDirectory() as folder:
+    path = quant.to_qdq_onnx(simulated, images[:1], Path(folder) / "a.onnx", True)
+    logits = latency.onnxruntime(path, images)()
+    packed = Path(folder) / "packed.safetensors"
+    quant.save_quantized(tuned["4 bits"], packed)
+    sizes = path.stat().st_size, packed.stat().st_size
+agree = (logits.argmax(1) == integer(images).argmax(1)).float().mean()
+print(
+    f"{100 * agree:.1f} % of the answers agree; {sizes[0]:,} bytes, packed {sizes[1]:,}"
+)
+
+# %% [markdown]
+# PyTorch's library for the same is torchao: its PT2E flow inserts fake quantizers as ours do, and
+# lowers the network to a backend. And a network that is not ours, on images of noise with three
+# classes, just to see that the loss falls: torchvision's MobileNetV3, with its gates and hard
+# swishes.
+
+# %%
+foreign = torchvision.models.mobilenet_v3_small(weights=None, num_classes=3).eval()
+noise = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8)
+toy = data.Split("toy", noise, torch.arange(24) % 3)
+foreign = quant.fold_batch_norm(foreign, (1, 3, 64, 64))
+foreign = quant.quantize(foreign, quant.Scheme(4, 4), noise)
+gentle = Recipe(epochs=6, batch_size=8, lr=0.02, average=0.0, augmentation=None)
+_, course = training.fit(foreign, toy, gentle, seed=0)
+print([f"{value:.2f}" for value in course.loss])
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# Training is long, and starts from the trained network as here. {cite:t}`esser2020learned` report
+# ResNet-18 with 4-bit weights and activations at 71.1 %, of 70.5 % for the trained original; with
+# 3 bits at 70.2 %, with 2 at 67.6 %, after 90 epochs. One bit a weight costs
+# {cite:t}`rastegari2016xnor` nothing on AlexNet and about 8.5 points on ResNet-18.
+# ```
+#
+# ## Paper and us
+#
+# | | paper reports | we measured |
+# |---|---|---|
+# | {cite:t}`esser2020learned`, ResNet-18, 4 and 2 bits | 71.1 %, 67.6 % (70.5 % in floating point) | ResNet-14: the table above |
+# | {cite:t}`rastegari2016xnor`, ResNet-18, binary weights | 60.8 % (69.3 % in floating point) | the row of one bit |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+assert rounded["resnet14", 8] - rounded["resnet14", 2] > 40
+assert rounded["student", 8] - rounded["student", 2] > 40
+assert after["4 bits"] > before["4 bits"] and after["dense"] - after["4 bits"] < 4
+assert before["2 bits"] < 40 < 70 < after["2 bits"]
+assert all(same)
+assert (jumps > 1).float().mean() > 0.01
+assert agree > 0.97 and sizes[1] < 0.7 * sizes[0]
+assert course.loss[-1] < course.loss[0] - 0.05
+
+# %% [markdown]
+# ## Your turn
+#
+# The gradient of the step, {eq}`eq-lsq`, for one number, rounding straight through. Think of both
+# ends of the range. Replace the `...` and run the cell.
+
+
+# %%
+def step_gradient(x, step, low, high):
+    """d x̂ / d δ, a number."""
+    return ...
+
+
+few_bits.step_gradient(step_gradient)
+
+# %% [markdown]
+# ## Summary
+#
+# Rounding has no gradient, so we lend it one: straight through, inside the range. Then a network
+# learns to live with few bits, as long as its real weights are kept until training ends. Steps can
+# be learned as well, and matter most where levels are few. At four bits training gives back
+# nearly all, at two most of it; measured against the same training without rounding.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-aware-zero
+# Why not keep only the rounded weights, and add the gradient step to them?
+# ```
+#
+# ```{solution} ex-aware-zero
+# :class: dropdown
+# A step of the optimizer is much smaller than $\delta / 2$. Rounded at once it would vanish, every
+# time. The real weight adds up many small steps until they reach the next level.
+# ```
+#
+# ```{exercise}
+# :label: ex-aware-clip
+# What would go wrong if the gradient were 1 outside the range, too?
+# ```
+#
+# ```{solution} ex-aware-clip
+# :class: dropdown
+# A clipped weight would go on moving outwards without any effect on the output, and would need as
+# many steps to come back. With gradient 0 it stays at the edge of what can be represented. (With
+# a range that follows the largest weight, nothing is clipped, and the question does not arise.)
+# ```
+#
+# ```{exercise}
+# :label: ex-aware-control
+# A paper reports a four-bit network that is *better* than its original, after 90 epochs. What
+# control is missing?
+# ```
+#
+# ```{solution} ex-aware-control
+# :class: dropdown
+# The original, trained 90 more epochs with the same recipe. Rounding is noise, and noise can act
+# as a regularizer; but more training alone may gain as much.
+# ```
+#
+# ## Where next
+#
+# - Next lesson: shared values, Huffman codes, and one file.
+# - {cite:t}`bengio2013estimating`: the estimator, and others that were tried.
+# - {cite:t}`esser2020learned`: learned steps, with the details of the gradient's scale.

@@ -1,0 +1,510 @@
+# %% [markdown]
+# # One small file
+#
+# A network on its way to a phone is a file. How few bytes can hold ResNet-14, all bytes counted?
+# This lesson goes after the whole of it: zeros, shared values, short words for what occurs often.
+#
+# **You will**
+#
+# - find a few values that many weights can share, by k-means;
+# - train the shared values;
+# - build a Huffman code, and say how near it comes to the best possible one;
+# - write a network into one file, account for every byte of it, and load it back bit by bit.
+#
+# **You need** [Pruning single weights](../02-pruning/magnitude.ipynb),
+# [What zeros are worth](../03-sparsity/formats.ipynb) and [Integers](integers.ipynb). Symbols are
+# on the [notation page](../../book/notation.md).
+#
+# **Time** 40 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import heapq
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from safetensors.torch import save as to_bytes
+
+from slimcnn import (
+    checkpoints,
+    coding,
+    data,
+    masking,
+    metrics,
+    plotting,
+    pruning,
+    report,
+    sparsity,
+    training,
+)
+from slimcnn import quantization as quant
+from slimcnn.checks import codes
+from slimcnn.training import Recipe
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# The dense network, and the same with nine of ten weights gone, one of the finalists of chapter 2.
+# Batch norms are folded: what they do is in the weights then, and their four numbers a channel
+# need no bytes.
+
+# %%
+validation = data.load("validation").subset(1000)
+dense = checkpoints.load("resnet14")
+finalist = report.weights_path("gradual 90")
+sparse = sparsity.load_encoded(checkpoints.load("resnet14"), finalist)
+sparse = quant.fold_batch_norm(sparse)
+for name, model in (("dense", dense), ("90 % zeros", sparse)):
+    accuracy, nonzeros = (
+        training.evaluate(model, validation),
+        metrics.count_nonzeros(model),
+    )
+    print(f"{name:12}{nonzeros:9,} numbers, {accuracy:.1f} % on validation")
+dense_bytes = metrics.saved_bytes(dense)
+print(f"{dense_bytes:,} bytes dense")
+
+# %% [markdown]
+# ## The idea
+#
+# {cite:t}`han2016deep` call it **Deep Compression**: prune, share, code. A weight that is not zero
+# costs the word for its value and the word for where it is. With $n$ of them,
+#
+# $$
+# S \approx n\,\frac{\bar{\ell}_\text{value} + \bar{\ell}_\text{gap}}{8}
+#   + S_\text{books} + S_\text{rest} ,
+# $$ (eq-slim-bytes)
+#
+# with the mean lengths $\bar{\ell}$ of both words in bits, the codebooks and code tables, and the
+# rest, biases and batch norms. What must hold for a file forty times smaller, 70 kB? With $n =
+# 45{,}000$ and 5 kB for the rest, each weight may take 11 bits for both words. So *values* must
+# fit a handful of bits, and gaps, too.
+#
+# ### Shared values
+#
+# In the lessons before, levels were evenly spaced, so that a processor can compute with integers.
+# A file needs no arithmetic. It may store, for each weight, an index into a **codebook** of $k$
+# arbitrary values, $\log_2 k$ bits each, and the book itself. The best book has the least square
+# error:
+#
+# $$
+# \min_{c_1 \dots c_k} \sum_i \min_j (w_i - c_j)^2 .
+# $$ (eq-kmeans)
+#
+# That is **k-means** on a line. Two facts about a solution: each weight takes the nearest value,
+# and each value is the mean of its weights, since a mean has the least square distance. Do one,
+# then the other, in turn: no step can make the error larger, so it ends {cite:p}`lloyd1982least`.
+#
+# ## By hand
+#
+# Six weights, two values: −1.0, −0.8, 0.1, 0.2, 0.3, 1.2. Start at both ends, −1.0 and 1.2. The
+# middle is 0.1, so that −1.0, −0.8 and 0.1 take the lower value (0.1 is as near to both, and
+# takes the lower one). Means: −0.567 and 0.567. Now the middle is 0, and 0.1 changes sides. Means:
+# −0.9 and 0.45. The middle, −0.225, moves no one any more.
+
+# %% tags=["nbval-check-output"]
+weights = torch.tensor([-1.0, -0.8, 0.1, 0.2, 0.3, 1.2])
+book = coding.kmeans(weights, 2)
+print(book.values.tolist(), book.indices.tolist())
+print([round(e, 3) for e in book.errors])
+assert torch.allclose(book.values, torch.tensor([-0.9, 0.45]))
+
+# %% [markdown]
+# ## From scratch
+
+
+# %%
+def lloyd(weights, values, rounds=100):
+    """(n,), (k,) -> values (k,), indices (n,)."""
+    for _ in range(rounds):
+        distance = (weights[:, None] - values[None]).abs()  # (n, k)
+        indices = distance.argmin(1)
+        new = values.clone()
+        for j in range(len(values)):
+            if (indices == j).any():
+                new[j] = weights[indices == j].mean()
+        if torch.equal(new, values):
+            break
+        values = new
+    return values, indices
+
+
+# %% [markdown]
+# The equality cell, on a real layer; `kmeans` sorts once and is much faster.
+
+# %%
+layer = sparse.stage2[1].conv2.weight.detach()
+filled = layer[layer != 0].double()
+values, indices = lloyd(filled, torch.linspace(filled.min(), filled.max(), 8).double())
+package = coding.kmeans(filled, 8)
+torch.testing.assert_close(package.values, values)
+assert torch.equal(package.indices, indices)
+
+# %% [markdown]
+# ### Where to start
+#
+# The end depends on the start. Three are in use: evenly spaced from the smallest to the largest
+# weight (**linear**); at quantiles, where the weights are dense (**density**); at random weights.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(6.8, 3))
+axes[0].hist(filled.numpy(), bins=60, color="lightgray")
+ends = {}
+for place, start in enumerate(("linear", "density", "random")):
+    made = coding.kmeans(filled, 8, start=start)
+    ends[start] = made
+    axes[0].plot(made.values, [20 + 25 * place] * len(made.values), "o", label=start)
+    axes[1].plot(made.errors, label=start)
+axes[0].set(xlabel="weight", ylabel="how often")
+axes[1].set(xlabel="iteration", ylabel="square error", xscale="symlog", yscale="log")
+_ = axes[1].legend()
+
+# %% [markdown]
+# A network of few bits, by start: the values of all layers, $k$ of them each, and the accuracy
+# without any training.
+
+# %%
+shared_accuracy = {}
+for k in (4, 8, 16):
+    for start in ("linear", "density", "random"):
+        model = masking.finalize(coding.share_weights(sparse, k, start))
+        shared_accuracy[k, start] = training.evaluate(model, validation)
+    row = ", ".join(f"{s} {shared_accuracy[k, s]:.1f} %" for s in ends)
+    print(f"{k:3} values: {row}")
+
+# %% [markdown]
+# With few values the start decides a lot, and the one with the smaller square error is not always
+# the one with the higher accuracy: k-means does not know which weights matter. Large ones are few
+# and matter most, and quantiles have few values for them.
+#
+# ### Shared values that are trained
+#
+# A value is used by many weights, so its gradient is the sum of theirs. Autograd does that by
+# itself if the weight is *looked up* from the values. In PyTorch, indexing is differentiable:
+
+# %%
+values = torch.tensor([-0.9, 0.45], requires_grad=True)
+looked_up = values[book.indices]
+upstream = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+(gradient,) = torch.autograd.grad(looked_up, values, upstream)
+print(gradient.tolist())  # 1 + 2, and 3 + 4 + 5 + 6
+assert gradient.tolist() == [3.0, 18.0]
+
+# %% [markdown]
+# `share_weights` makes a network of that kind; zeros have index 0 and stay zero. Four values a
+# layer, trained for a short epoch:
+
+# %%
+recipe = Recipe(epochs=1, lr=0.002, average=0.0)
+train = data.load("train").subset(10_000)
+few = coding.share_weights(sparse, 4)
+tuned, _ = training.fit(few, train, recipe, seed=0, progress=False)
+four = training.evaluate(tuned, validation)
+print(f"{shared_accuracy[4, 'linear']:.1f} % -> {four:.1f} %")
+
+# %% [markdown]
+# ### Short words for frequent values
+#
+# The indices are not equally frequent: most weights are small. A **Huffman code**
+# {cite:p}`huffman1952method` gives frequent symbols short words. Take the two rarest symbols, put
+# them together as the two branches of a new one, and repeat; a symbol's word is as long as its
+# path. By hand, for counts of 5, 2, 1 and 1: the two 1s make a 2, two 2s make a 4, with 5 a 9.
+# Lengths 1, 2, 3, 3, so $5 \cdot 1 + 2 \cdot 2 + 3 + 3 = 15$ bits, where two bits each would be
+# 18. No code of whole bits for each symbol is shorter on average, and none at all is shorter than
+# the **entropy**
+#
+# $$
+# H = -\sum_j p_j \log_2 p_j .
+# $$ (eq-entropy)
+
+
+# %%
+def lengths(counts):
+    """Lengths of the words of a Huffman code; symbols that do not occur get 0."""
+    heap = [(n, j, (j,)) for j, n in enumerate(counts) if n > 0]
+    heapq.heapify(heap)
+    found, fresh = [0] * len(counts), len(counts)
+    while len(heap) > 1:
+        a, _, left = heapq.heappop(heap)
+        b, _, right = heapq.heappop(heap)
+        for symbol in left + right:
+            found[symbol] += 1
+        heapq.heappush(heap, (a + b, fresh, left + right))
+        fresh += 1
+    return found
+
+
+# %% [markdown]
+# Trees of equal cost may differ, so the equality cell compares what counts, the bits. And the
+# entropy, which is a bound from below:
+
+# %%
+assert lengths([5, 2, 1, 1]) == [1, 2, 3, 3]
+shared = masking.finalize(coding.share_weights(sparse, 16))
+inside = {}
+for name, weight in shared.named_parameters():
+    if weight.ndim > 1 and weight.numel() > 10_000:
+        _, counts = weight[weight != 0].unique(return_counts=True)
+        mine, theirs = (
+            lengths(counts.tolist()),
+            coding.huffman.code_lengths(counts.tolist()),
+        )
+        total = [int((counts * torch.tensor(found)).sum()) for found in (mine, theirs)]
+        assert total[0] == total[1]
+        p = counts / counts.sum()
+        inside[name] = float(total[0] / counts.sum()), float(-(p * p.log2()).sum())
+for name, (bits, entropy) in inside.items():
+    print(f"{name:24}{bits:6.3f} bits a value, entropy {entropy:.3f}")
+
+# %% [markdown]
+# Less than the four bits that sixteen values take, and within a few hundredths of the entropy.
+#
+# How does a reader know the code? The lengths are enough, if all agree on one rule: words of the
+# same length count upwards in the order of their symbols, and each longer one goes on from there.
+# That is the **canonical** code.
+
+# %% tags=["nbval-check-output"]
+example = [1, 2, 3, 3]
+words = coding.huffman.code_words(example)
+print([f"{word:0{n}b}" for word, n in zip(words, example, strict=True)])
+
+# %% [markdown]
+# ## On the network
+#
+# The places of the zeros are the other half of the cost. Between two weights that are not zero
+# there is a **gap** (chapter 3), and gaps are not equally frequent either: they get a Huffman code
+# of their own. `save_slim` writes everything into one file: a header with the architecture, each
+# tensor in the smallest of six ways, a checksum. Sixteen values a layer, trained for a short epoch:
+
+# %%
+sixteen, _ = training.fit(
+    coding.share_weights(sparse, 16), train, recipe, seed=0, progress=False
+)
+final = masking.finalize(sixteen)
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "resnet14.slim"
+size = coding.save_slim(final, path)
+print(f"{dense_bytes:,} -> {size:,} bytes, {dense_bytes / size:.1f} times smaller")
+
+# %% [markdown]
+# And back. The file has no trace of how it came about; whoever loads it gets a network.
+
+# %%
+back = coding.load_slim(path, quant.fold_batch_norm(checkpoints.load("resnet14")))
+for name, tensor in final.state_dict().items():
+    assert torch.equal(back.state_dict()[name], tensor)
+clock = time.perf_counter()
+coding.load_slim(path, quant.fold_batch_norm(checkpoints.load("resnet14")))
+print(f"bit-exact; decoded in {time.perf_counter() - clock:.2f} s")
+print(f"{training.evaluate(back, validation):.1f} % from the file")
+
+# %% [markdown]
+# Where do the bytes go? Each stage saved alone, and all of them:
+
+# %%
+pruned_only = sparsity.load_encoded(checkpoints.load("resnet14"), finalist)
+stages = {
+    "dense": dense,
+    "pruned": pruned_only,
+    "pruned, folded": sparse,
+    "pruned, folded, shared": final,
+}
+slim = {}
+for name, model in stages.items():
+    slim[name] = coding.save_slim(model, Path(folder.name) / "stage.slim")
+    print(
+        f"{name:24}{slim[name]:10,} bytes{dense_bytes / slim[name]:7.1f} times smaller"
+    )
+
+# %% [markdown]
+# Each stage multiplies: fewer weights, then fewer bits for each of them. The recipe with all stages, each followed by training, three seeds, on the test
+# set:
+
+# %%
+records = report.load_records("compression")
+rows = report.summarize(records, by=("model", "technique", "settings.variant"))
+report.table(rows)
+
+# %% [markdown]
+# ## Why it works, when it does not
+#
+# **Codes need skew.** Where all symbols are equally frequent, a Huffman code gains nothing. Values
+# at quantiles are such a case, by construction: each has the same number of weights, before the
+# iterations move them.
+
+# %%
+uniform = coding.kmeans(filled, 16, start="density", iterations=0)
+skewed = coding.kmeans(filled, 16)
+gain = {}
+for name, made in (("quantiles", uniform), ("k-means", skewed)):
+    counts = torch.bincount(made.indices.flatten())
+    words = torch.tensor(coding.huffman.code_lengths(counts.tolist()))
+    gain[name] = float((counts * words).sum() / counts.sum())
+    print(f"{name:10}{gain[name]:.2f} bits a value")
+
+# %% [markdown]
+# **Smaller is not faster.** The file is decoded into the same float32 tensors as before, and the
+# network takes as many MACs. What is gained is the way to the phone, and its storage.
+#
+# **A damaged file** must not become a bad network. One bit of it flipped:
+
+# %%
+content = bytearray(path.read_bytes())
+content[len(content) // 2] ^= 1
+damaged = Path(folder.name) / "damaged.slim"
+damaged.write_bytes(content)
+try:
+    coding.load_slim(damaged, quant.fold_batch_norm(checkpoints.load("resnet14")))
+except coding.SlimError as error:
+    refused = str(error).split(": ")[-1]
+print(refused)
+
+# %% [markdown]
+# ## What practitioners use
+#
+# Compressors for any bytes know nothing of weights. `zlib`, the one in zip and PNG, on each stage's
+# plain tensors:
+
+# %%
+zipped = {}
+for name, model in stages.items():
+    plain = to_bytes({k: v.contiguous() for k, v in model.state_dict().items()})
+    zipped[name] = len(zlib.compress(plain, 9))
+    print(f"{name:24}{zipped[name]:10,} zipped, {slim[name]:10,} as .slim")
+
+# %% [markdown]
+# It finds the zeros and the repetition, and takes half as much again or more: it works on bytes,
+# and a float is four of them. And a network that is not ours: torchvision's MobileNetV3, random
+# weights, 80 % of them zero, sixteen values a layer.
+
+# %%
+foreign = torchvision.models.mobilenet_v3_small(weights=None).eval()
+masks = pruning.layerwise_masks(pruning.magnitude(foreign), 0.8)
+foreign_shared = coding.share_weights(masking.apply_masks(foreign, masks), 16)
+foreign_size = coding.save_slim(
+    masking.finalize(foreign_shared), Path(folder.name) / "m.slim"
+)
+factor = metrics.saved_bytes(foreign) / foreign_size
+print(f"{foreign_size:,} bytes, {factor:.1f} times smaller")
+
+# %% [markdown]
+# ```{admonition} What changes at ImageNet scale
+# :class: note
+# Networks with large linear layers compress better: 92 to 96 % of AlexNet's and VGG-16's linear
+# weights can go, and {cite:t}`han2016deep` share 5 bits there and 8 bits in convolutions. Compact
+# networks have less to give.
+# ```
+#
+# ## Paper and us
+#
+# | | paper reports | we measured |
+# |---|---|---|
+# | {cite:t}`han2016deep`, AlexNet | 240 MB → 6.9 MB, 35 times, no loss | ResNet-14: the table above |
+# | {cite:t}`han2016deep`, VGG-16 | 552 MB → 11.3 MB, 49 times, no loss | |
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+spread = {k: [shared_accuracy[k, s] for s in ends] for k in (4, 16)}
+assert max(spread[4]) - min(spread[4]) > 2
+assert four > shared_accuracy[4, "linear"] + 10
+assert training.evaluate(sparse, validation) - training.evaluate(back, validation) < 1
+assert all(entropy <= bits < entropy + 0.1 for bits, entropy in inside.values())
+assert all(bits < 4 for bits, _ in inside.values())
+assert slim["dense"] / slim["pruned"] > 7 and dense_bytes / size > 40
+assert slim["pruned, folded"] / slim["pruned, folded, shared"] > 3
+assert gain["quantiles"] > 3.95 > gain["k-means"]
+assert zipped["pruned, folded, shared"] > 1.3 * slim["pruned, folded, shared"]
+assert "damaged" in refused and factor > 15
+folder.cleanup()
+
+# %% [markdown]
+# ## Your turn
+#
+# The entropy of a list of counts, in bits a symbol. Counts may be 0. Replace the `...` and run
+# the cell.
+
+
+# %%
+def entropy(counts):
+    return ...
+
+
+codes.entropy(entropy)
+
+# %% [markdown]
+# ## Summary
+#
+# A file needs no arithmetic, so its values need not be evenly spaced: k-means finds a few that
+# many weights share, and training moves them where the loss wants them. What is frequent gets a
+# short word, values and gaps alike, and a Huffman code is within a few hundredths of a bit of what
+# is possible. Zeros, sharing and codes multiply. The network is not a bit faster for it.
+#
+# ## Check yourself
+#
+# ```{exercise}
+# :label: ex-share-book
+# Is it worth having a codebook of 256 values for a layer of 288 weights?
+# ```
+#
+# ```{solution} ex-share-book
+# :class: dropdown
+# No. The book takes $256 \cdot 4 = 1024$ bytes and the indices 288, the plain weights 1,152. A
+# codebook pays when many weights share a value.
+# ```
+#
+# ```{exercise}
+# :label: ex-share-entropy
+# 90 % of a layer's weights are zero. How many bits a weight does the mere pattern of zeros take
+# at least, if nothing else is known about it?
+# ```
+#
+# ```{solution} ex-share-entropy
+# :class: dropdown
+# The entropy of a coin with 0.1 and 0.9: $-0.1 \log_2 0.1 - 0.9 \log_2 0.9 = 0.469$ bits. A
+# bitmask takes 1. Huffman-coded gaps come near 0.47: $0.1$ gaps for each weight, about 4.7 bits
+# each.
+# ```
+#
+# ```{exercise}
+# :label: ex-share-one
+# A tensor has a single value. How many bits does a Huffman code need for each number?
+# ```
+#
+# ```{solution} ex-share-one
+# :class: dropdown
+# The entropy is 0, and a word of no bits would do, as the number of symbols is known. With words
+# of at least one bit it is 1, and the code is a whole bit above the entropy: Huffman codes are bad
+# at very skewed counts. Arithmetic coding has no such limit.
+# ```
+#
+# ## Where next
+#
+# - Next chapter: the network on a phone.
+# - {cite:t}`han2016deep`: the whole pipeline, six pages.
