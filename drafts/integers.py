@@ -11,8 +11,8 @@
 #   channel;
 # - say what a bit is worth in decibels, and when it pays to cut off the largest values;
 # - fold batch norms into the layers before them;
-# - compute a whole network with integers alone, and prove that its sums are those of ONNX
-#   Runtime, bit by bit.
+# - compute a whole network with integers alone, and prove that the sums of its layers are those of
+#   ONNX Runtime, bit by bit.
 #
 # **You need** [What a network costs](../01-measuring/cost.ipynb),
 # [Latency](../01-measuring/latency.ipynb) and [Accuracy](../01-measuring/accuracy.ipynb).
@@ -65,6 +65,7 @@ from slimcnn import (
 )
 from slimcnn import quantization as quant
 from slimcnn.checks import integer_arithmetic
+from slimcnn.provenance import cpu_name
 
 plotting.use_style()
 _ = torch.manual_seed(0)
@@ -76,10 +77,10 @@ _ = torch.manual_seed(0)
 report.table(report.load_records("baselines"))
 
 # %% [markdown]
-# All of these numbers are **float32**: a sign, 8 bits of exponent, 23 bits of fraction. Two
+# The weights and activations behind this table are **float32**: a sign, 8 bits of exponent, 23 bits of fraction. Two
 # 16-bit formats are common. **float16** has 5 bits of exponent and 10 of fraction; **bfloat16**
 # keeps the 8 bits of exponent, so its range, and has 7 of fraction. Both halve a file by a
-# cast. What do they cost?
+# cast. What do they cost? On a thousand validation images, with the weights cast:
 
 # %%
 model = checkpoints.load("resnet14")
@@ -101,14 +102,13 @@ for kind in (torch.float16, torch.bfloat16):
 print({name: f"{found:.1f} %" for name, found in accuracies.items()})
 
 # %% [markdown]
-# Next to nothing. Sixteen bits are free in accuracy, and many processors have no faster
-# arithmetic for them: a phone's CPU often widens them again before it multiplies. Eight bits
-# are another matter: eight-bit *integers* have fast instructions nearly everywhere. But an
-# integer has no exponent. All numbers of a tensor must share one.
+# Next to nothing: weights of 16 bits are free. Can we go to eight, and to *integers*, which the
+# smallest processors can compute with? An integer has no exponent. All numbers of a tensor, or of
+# one of its channels, must share one.
 #
 # ## The idea
 #
-# Put evenly spaced **levels** under the real axis, $2^{n_\text{bits}}$ of them, and store for
+# Put evenly spaced **levels** under the real axis, up to $2^{n_\text{bits}}$ of them, and store for
 # each number which level is nearest {cite:p}`jacob2018quantization`:
 #
 # $$
@@ -122,12 +122,23 @@ print({name: f"{found:.1f} %" for name, found in accuracies.items()})
 # the integer that stands for 0. It must be an integer: zeros are everywhere in a network,
 # behind each ReLU and in all padding, and they should cost no error at all.
 #
-# Two cases are in use. **Asymmetric** (affine): the levels cover exactly the range that occurs,
-# from its smallest to its largest value. **Symmetric**: $\zeta = 0$, and the levels reach as
-# far to the left as to the right. With three bits, for numbers from −0.5 to 2:
+# Two cases are in use. **Asymmetric** (affine): the levels cover the range that occurs, from
+# $x_\text{min} \le 0$ to $x_\text{max} \ge 0$, moved by less than half a step so that 0 is one of
+# them. **Symmetric**: $\zeta = 0$, and the levels reach as far to the left as to the right.
+#
+# $$
+# \begin{aligned}
+# \text{asymmetric:}\quad & \delta = \frac{x_\text{max} - x_\text{min}}{2^{n_\text{bits}} - 1},
+#   & \zeta &= q_\text{low} - \operatorname{round}(x_\text{min} / \delta) \\
+# \text{symmetric:}\quad & \delta = \frac{\max |x|}{2^{n_\text{bits} - 1} - 1},
+#   & \zeta &= 0
+# \end{aligned}
+# $$ (eq-scales)
+#
+# With three bits, for numbers from −0.5 to 2:
 
 # %%
-x = torch.linspace(-0.8, 2.3, 600)
+x = torch.linspace(-2.3, 2.3, 600)
 low, high = torch.tensor(-0.5), torch.tensor(2.0)
 quantizers = {
     "asymmetric": quant.affine_quantizer(low, high, bits=3),
@@ -143,8 +154,8 @@ _ = axes[0].set_ylabel("x after rounding")
 
 # %% [markdown]
 # The stairs are the levels, the shaded range is where our numbers are. On the left all eight
-# steps lie inside; on the right two lie where no number is, so that the others are wider. (A
-# third is lost altogether: symmetric integers run from −3 to 3, so that −x has the negative
+# levels are used; on the right two lie where no number is, so that the steps are wider. (An
+# eighth is lost altogether: symmetric integers run from −3 to 3, so that −x has the negative
 # integer of x.) Why symmetric at all? Without a zero point the sums of a layer are simpler, as
 # we shall see. The usual choice is symmetric for weights, which lie around zero anyway, and
 # asymmetric for activations, which after a ReLU are never negative.
@@ -192,7 +203,7 @@ def symmetric(weight, bits):
 
 # %% [markdown]
 # A scale **for each channel** costs four bytes a filter, and lets a filter of small weights have
-# small steps. Only the line with the maximum changes:
+# small steps. The maximum is taken for each filter, and the scales are lined up with them:
 
 
 # %%
@@ -224,22 +235,28 @@ assert torch.equal(integers, package.quantize(weight))
 # ### What a bit is worth
 #
 # Where nothing is clipped, rounding is off by at most half a step, and by any amount up to that
-# equally often. The mean square of such an error is $\delta^2 / 12$. One bit more halves
+# equally often. The mean square of such an error is
+# $\frac{1}{\delta} \int_{-\delta/2}^{\delta/2} e^2\, de = \delta^2 / 12$. One bit more halves
 # $\delta$, so it divides the error's power by four. In decibels, ten times the base-10
 # logarithm of a ratio of powers, that is $10 \log_{10} 4 = 6.02$. The
 # **signal-to-quantization-noise ratio** compares the error with the numbers themselves:
 #
 # $$
 # \text{SQNR} = 10 \log_{10} \frac{\sum x^2}{\sum (x - \hat{x})^2}
-# \quad\text{grows by } 6.02\text{ dB with each bit.}
+# \quad\text{grows by about } 6.02\text{ dB with each bit.}
 # $$ (eq-sqnr)
 #
 # Is it so? We round one layer of ResNet-14 and one depthwise layer of the student to 2 to 16
-# bits, with one scale and with a scale for each channel.
+# bits, with one scale and with a scale for each channel. (The dashed line has the right slope; its
+# height means nothing.)
 
 # %%
 student = quant.fold_batch_norm(checkpoints.load("student"))
-layers = {"ordinary": weight, "depthwise": student.blocks[1].depthwise.weight.detach()}
+folded = quant.fold_batch_norm(model)  # what that is: below
+layers = {
+    "ordinary": folded.stage2[0].conv1.weight.detach(),
+    "depthwise": student.blocks[1].depthwise.weight.detach(),
+}
 bits = range(2, 17)
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 3))
 ratios = {}
@@ -257,11 +274,11 @@ axes[0].set_ylabel("SQNR (dB)")
 _ = axes[1].legend()
 
 # %% [markdown]
-# Straight lines, as steep as the dashed one; only at two or three bits, where most weights
-# round to zero, they bend. A scale for each channel lifts the line: a little in the ordinary
-# layer, by more than a bit in the depthwise one, whose nine weights a channel differ in size
-# from channel to channel, and more so since its batch norm is folded into it (below). The
-# lesson after this one shows what becomes of it at few bits.
+# Straight lines, as steep as the dashed one. Below five bits they are steeper, since the symmetric
+# levels more than double with a bit: three, seven, fifteen. With two bits and one scale next to
+# nothing is left: nearly all weights are nearest to zero. A scale for each channel lifts the line: by less than a bit in the ordinary layer, by more than a
+# bit in the depthwise one, whose channels of nine weights differ a lot in size. The lesson after
+# this one shows what becomes of it at few bits.
 #
 # ### Which range?
 #
@@ -272,8 +289,9 @@ _ = axes[1].legend()
 # - **min-max**: nothing is clipped;
 # - **percentile**: the outermost 0.1 % are;
 # - **MSE**: try many ranges, and take the one with the least mean square error;
-# - **KL**: try many, and take the one whose histogram, after rounding, is nearest to the
-#   original one in Kullback–Leibler divergence {cite:p}`migacz2017inference`.
+# - **KL**: try many, and take the one whose histogram $Q$, after rounding, is nearest to the
+#   original one $P$ in Kullback–Leibler divergence, $\sum P \log (P / Q)$, which is 0 only where
+#   both are equal {cite:p}`migacz2017inference`.
 #
 # Ranges of activations are found by running the network on some *training* images, never on
 # those that will judge it. That is **calibration**. What the last block gives:
@@ -322,17 +340,21 @@ for b in (8, 4):
 
 # %% [markdown]
 # At eight bits there is next to nothing to gain: there are enough levels for outliers, too.
-# Cutting off a fixed share, as the percentile does, even loses: those few values were most of the
-# error's power. At four bits every way of clipping is clearly better than min-max. Fewer levels
-# make clipping pay: the rounding error of all grows faster than the clipping error of a few.
-# MSE and KL find that balance themselves, and nearly the same one. (A trap of KL: zeros must be
+# Cutting off a fixed share, as the percentile does, even loses: the error of the few that are
+# clipped is far larger than that of all others together. At four bits every way of clipping is
+# clearly better than min-max. With each bit less the rounding error grows fourfold, and the error of
+# what a given range clips stays what it is, so fewer levels make clipping pay. MSE and KL find that
+# balance themselves, and nearly the same one. (A trap of KL: zeros must be
 # left out of its histogram. After a ReLU they are more than half of all values, and a range that
 # does well on them alone would win.)
 #
 # ### Folding batch norm
 #
-# Before we count in integers, one layer can go. In evaluation mode a batch norm multiplies each
-# channel by a number and adds another. So does a convolution; together they are one:
+# Before we count in integers, one layer can go. In evaluation mode a batch norm makes of a
+# channel $y$ the channel $\gamma (y - \mu) / \sqrt{\nu + \epsilon} + \beta$: a number times $y$,
+# and a number. ($\epsilon$ is a tiny constant against division by zero.) A convolution is linear,
+# so that both numbers can go into it. Each filter of $\mathbf{W}$ is multiplied by its channel's
+# factor, and for a convolution without bias
 #
 # $$
 # \mathbf{W}' = \frac{\boldsymbol{\gamma}}{\sqrt{\boldsymbol{\nu} + \epsilon}} \,\mathbf{W},
@@ -344,7 +366,7 @@ for b in (8, 4):
 
 # %%
 def fold(conv, bn):
-    """A convolution that does the work of both."""
+    """One 3×3 convolution that does the work of a convolution without bias and a norm."""
     factor = bn.weight / (bn.running_var + bn.eps).sqrt()  # (out,)
     folded = torch.nn.Conv2d(
         conv.in_channels, conv.out_channels, 3, conv.stride, conv.padding
@@ -355,11 +377,10 @@ def fold(conv, bn):
 
 
 # %% [markdown]
-# `fold_batch_norm` does so for all layers of any network: it watches one forward pass, to see
-# which batch norm follows which layer.
+# `fold_batch_norm` does so wherever a batch norm alone reads what a layer gives, in any network: it
+# watches one forward pass to see where that is.
 
-# %%
-folded = quant.fold_batch_norm(model)
+# %% tags=["nbval-check-output"]
 one = fold(model.conv, model.bn)
 torch.testing.assert_close(one.weight, folded.conv.weight)
 torch.testing.assert_close(one.bias, folded.conv.bias)
@@ -378,10 +399,12 @@ print(f"{norms} batch norms left, {metrics.count_parameters(folded):,} parameter
 # \sum w x \approx \delta_w \delta_x \sum q_w \,(q_x - \zeta_x) .
 # $$ (eq-integer-sum)
 #
-# The sum has integers only. Eight bits times eight bits are at most 16, and adding up 1,152 of
-# them makes 27: an **accumulator** of 32 bits, `int32`, holds it exactly. A bias is an integer
-# of the same kind, $\operatorname{round}(b / (\delta_w \delta_x))$. In PyTorch we cut out the
-# patches and multiply integers:
+# The sum has integers only. (A zero point of the weights would add a second sum, $-\zeta_w \sum
+# (q_x - \zeta_x)$, to be computed anew for every patch. That is why weights are symmetric.) A
+# product is at most $255 \cdot 127 < 2^{15}$, and the largest layer adds up $128 \cdot 9 < 2^{11}$
+# of them: an **accumulator** of 32 bits, `int32`, holds the sum exactly. A bias is an integer of the
+# same kind, $\operatorname{round}(b / (\delta_w \delta_x))$. In PyTorch we cut out the patches and
+# multiply integers:
 
 
 # %%
@@ -398,11 +421,10 @@ def integer_conv(q_x, zero_point, q_weight, stride=1):
 
 
 # %%
-def conv_integer(q_x, zero_point, q_weight, stride=1):
+def conv_integer(q_x, zero_point, q_weight, stride=1, padding=1):
     """The same sums, by ONNX Runtime."""
-    node = helper.make_node(
-        "ConvInteger", ["x", "w", "z"], ["y"], pads=[1] * 4, strides=[stride] * 2
-    )
+    options = {"pads": [padding] * 4, "strides": [stride] * 2}
+    node = helper.make_node("ConvInteger", ["x", "w", "z"], ["y"], **options)
     constants = {"w": q_weight.numpy().astype(np.int8), "z": np.uint8(zero_point)}
     graph = helper.make_graph(
         [node],
@@ -413,7 +435,9 @@ def conv_integer(q_x, zero_point, q_weight, stride=1):
     )
     opset = [helper.make_opsetid("", 13)]
     proto = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    exact = onnxruntime.SessionOptions()
+    exact.add_session_config_entry("session.x64quantprecision", "1")  # see below
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), exact)
     return torch.from_numpy(session.run(None, {"x": q_x.numpy().astype(np.uint8)})[0])
 
 
@@ -432,23 +456,23 @@ print(f"{sums.numel():,} sums, all equal")
 # ### From sums to eight bits again
 #
 # The next layer wants uint8. A sum $a$ stands for $\delta_w \delta_x\, a$, and shall become
-# the nearest multiple of $\delta_y$. The factor between both is a real number $M$, which we
+# the nearest multiple of $\delta_y$. The factor between both is a real number $\kappa$, which we
 # write with integers, too:
 #
 # $$
-# q_y = \operatorname{clamp}\bigl(\operatorname{round}(M a) + \zeta_y\bigr),
+# q_y = \operatorname{clamp}\bigl(\operatorname{round}(\kappa a) + \zeta_y\bigr),
 # \qquad
-# M = \frac{\delta_w \delta_x}{\delta_y} \approx \frac{m}{2^n},
+# \kappa = \frac{\delta_w \delta_x}{\delta_y} \approx \frac{m}{2^n},
 # $$ (eq-requantize)
 #
 # with $m$ a whole number below $2^{31}$ and as large as that allows. Dividing by $2^n$ is a
 # shift by $n$ bits, and adding $2^{n-1}$ before it makes it round to the nearest. So
-# **requantization** is a product, an addition and a shift. By hand: $M = 0.3$ with an $m$ of
+# **requantization** is a product, an addition and a shift. By hand: $\kappa = 0.3$ with an $m$ of
 # four bits would be $m = 10$, $n = 5$, since $10 / 32 = 0.3125$. A sum of 100 gives
-# $(1000 + 16) \gg 5 = 31$, where the exact $M$ gives 30; with 31 bits they agree.
+# $(1000 + 16) \gg 5 = 31$, where the exact $\kappa$ gives 30; with 31 bits they agree.
 
 # %% tags=["nbval-check-output"]
-multiplier, shift = quant.fixed_point(torch.tensor([0.3]))
+multiplier, shift = quant.fixed_point(torch.tensor([0.3], dtype=torch.float64))
 m, n = int(multiplier), int(shift)
 print(f"m = {m}, n = {n}, m / 2^n = {m / 2**n:.12f}")
 assert (100 * 10 + 16) >> 5 == 31 and (100 * m + (1 << (n - 1))) >> n == 30
@@ -456,16 +480,20 @@ assert (100 * 10 + 16) >> 5 == 31 and (100 * m + (1 << (n - 1))) >> n == 30
 # %% [markdown]
 # A ReLU after the layer needs no work: where the range of what is stored begins at 0, $\zeta_y$
 # is 0, and the clamp has done it. Where two branches are added, each comes with a scale of its
-# own, and $(m_1 a_1 + m_2 a_2 + 2^{n-1}) \gg n$ brings both to the third one. An average is a sum
-# whose $M$ is divided by the number of addends, and the largest of some numbers is the largest
+# own; $(m_1 a_1 + m_2 a_2 + 2^{n-1}) \gg n$, with a common $n$ and without their zero points, brings
+# both to the scale of their sum. An average is a sum
+# whose $\kappa$ is divided by the number of addends, and the largest of some numbers is the largest
 # of their integers.
 #
 # ## On the network
 #
 # Three calls make the network of integers. `quantize` puts a quantizer at each layer's weight
 # and input, its ranges from the calibration images. `place_quantizers` puts one on all other
-# tensors that lie between two operations: sums of branches, the pooled features. And
-# `IntegerNetwork` computes it as above, integers from the first layer to the last.
+# tensors that are stored: the branches that are added up, and what is pooled. And
+# `IntegerNetwork` computes it as above, integers from the first layer to the last. A fourth call
+# writes the network for ONNX Runtime in **QDQ** form (quantize, dequantize): weights are int8,
+# biases int32, and around each operation stand nodes that quantize and dequantize. The runtime
+# recognizes the pattern, and computes the operation with integers.
 
 # %%
 scheme = quant.Scheme(weight_bits=8, activation_bits=8)
@@ -474,14 +502,53 @@ simulated = quant.place_quantizers(
 )
 integer = quant.IntegerNetwork(simulated)
 folder = tempfile.TemporaryDirectory()
-path = quant.to_qdq_onnx(simulated, images[:1], Path(folder.name) / "int8.onnx", True)
-plain = export.to_onnx(model, images[:1], Path(folder.name) / "fp32.onnx", True)
+files = Path(folder.name) / "int8.onnx", Path(folder.name) / "fp32.onnx"
+path = quant.to_qdq_onnx(simulated, images[:1], files[0], dynamic_batch=True)
+plain = export.to_onnx(model, images[:1], files[1], dynamic_batch=True)
 
 # %% [markdown]
-# The fourth call has written the network for ONNX Runtime, in **QDQ** form: the weights are
-# int8, the biases int32, and around each operation stand nodes that quantize and dequantize.
-# The runtime recognizes the pattern and computes the operation with integers. Four ways to
-# compute one quantized network, beside the original:
+# `steps` gives all integers on the way. First our own arithmetic: the first layer, put together
+# from the pieces above, must store what the network stores.
+
+# %%
+steps = integer.steps(images[:20])
+first = simulated.conv
+q_weight, scale = first.weight_quantizer.integers(first.layer.weight)
+stored = simulated.tensor_quantizers.after_relu.quantizer()
+pixel = simulated.tensor_quantizers.after_x.quantizer()
+unit = scale.double() * pixel.scale.double()  # of the sums, (out,)
+q_bias = torch.round(first.layer.bias.double() / unit).long()
+multiplier, shift = quant.fixed_point((unit / stored.scale.double()).unsqueeze(-1))
+sums = integer_conv(steps["x_quantized"], pixel.zero_point, q_weight, stride=2)
+sums = sums + q_bias.view(-1, 1, 1)
+m, n = multiplier.view(-1, 1, 1), shift.view(-1, 1, 1)
+made = ((sums * m + (1 << (n - 1))) >> n) + stored.zero_point
+assert torch.equal(made.clamp(0, 255).int(), steps["relu_quantized"])
+
+# %% [markdown]
+# Then the sums of *all* convolutions, bias included, against the runtime's:
+
+# %% tags=["nbval-check-output"]
+equal = 0
+for node in simulated.graph.nodes:
+    if node.op != "call_module" or node.name not in steps or not node.args:
+        continue
+    module, source = simulated.get_submodule(node.target), node.args[0]
+    if not isinstance(getattr(module, "layer", None), torch.nn.Conv2d):
+        continue
+    layer, reads = module.layer, simulated.get_submodule(source.target).quantizer()
+    q_weight, scale = module.weight_quantizer.integers(layer.weight)
+    unit = scale.double() * reads.scale.double()
+    q_bias = torch.round(layer.bias.double() / unit).int().view(-1, 1, 1)
+    geometry = layer.stride[0], layer.padding[0]
+    theirs = conv_integer(steps[source.name], reads.zero_point, q_weight, *geometry)
+    assert torch.equal(theirs + q_bias, steps[node.name]), node.name
+    equal += 1
+print(f"{equal} convolutions: every sum is equal")
+
+# %% [markdown]
+# Three ways to compute the quantized network, beside the original, on a thousand validation
+# images:
 
 # %%
 runtime = latency.onnxruntime(path, images)
@@ -503,8 +570,9 @@ for name in logits:
     print(f"{name:20}{right[name]:6.1f} % right, {same[name]:5.1f} % as ONNX Runtime")
 
 # %% [markdown]
-# The integers and the runtime agree on every image or nearly so, and eight bits cost next to
-# nothing. What did they bring?
+# The integers and the runtime agree on every image or nearly so. (Not in every bit: the runtime
+# requantizes with a float32 factor and rounds halves to even, we shift and round them up.) And eight
+# bits cost no more than an image or two. What did they bring?
 
 # %%
 times = latency.measure(
@@ -518,21 +586,22 @@ size = {"float32": plain.stat().st_size, "int8": path.stat().st_size}
 for name, took in times.items():
     print(f"{name:8}{size[name]:10,} bytes  {took} ms")
 ratio = times["float32"].median / times["int8"].median
-print(
-    f"{size['float32'] / size['int8']:.2f} times smaller, {ratio:.2f} times faster here"
-)
+smaller = size["float32"] / size["int8"]
+print(f"{smaller:.2f} times smaller, {ratio:.2f} times faster on {cpu_name()}")
 
 # %% [markdown]
 # The file is nearly four times smaller: scales, biases and the graph keep it from being exactly
-# four. How much faster depends on the processor. It needs instructions that multiply four or
+# four. How much faster depends on the processor, and it can be little. It needs instructions that multiply four or
 # more pairs of 8-bit integers and add the products into 32 bits in one go: VNNI on Intel's and
-# AMD's, `dotprod` on ARM's. Without them the gain can be small.
+# AMD's, `dotprod` on ARM's.
 #
 # ## Why it works, when it does not
 #
 # **An addition that is too narrow.** Older x86 processors have an instruction that multiplies
 # uint8 by int8 and adds *two* products in **16** bits. $2 \cdot 255 \cdot 127 = 64{,}770$, and
-# 16 bits end at 32,767: the sum is clamped there, silently. We do the same to our first layer.
+# 16 bits end at 32,767: the sum is clamped there, silently. We do the same to our first layer. (It
+# multiplies $q_x$ itself; $\sum q_w (q_x - \zeta) = \sum q_w q_x - \zeta \sum q_w$, and the second
+# part is subtracted afterwards.)
 
 
 # %%
@@ -548,8 +617,13 @@ def saturating(q_x, zero_point, q_weight, stride):
 
 
 # %%
+q_x, (q_w, _) = (
+    steps["x_quantized"],
+    first.weight_quantizer.integers(first.layer.weight),
+)
 narrow = saturating(q_x, pixel.zero_point, q_w, stride=2)
-wrong = 100 * (narrow != sums).float().mean()
+right_sums = integer_conv(q_x, pixel.zero_point, q_w, stride=2)
+wrong = 100 * (narrow != right_sums).float().mean()
 print(f"{wrong:.1f} % of the first layer's sums are wrong")
 
 # %% [markdown]
@@ -564,14 +638,15 @@ print(f"{wrong:.1f} % of the first layer's sums are wrong")
 cast = checkpoints.load("resnet14")
 for parameter in cast.parameters():
     parameter.data = parameter.data.to(torch.int8).float()
-print(f"{accuracy(cast):.1f} %")
+answers = training.predict(cast, validation.images).argmax(1).unique().tolist()
+print(f"{accuracy(cast):.1f} %, answers {answers}")
 
 # %% [markdown]
 # ```{dropdown} What is wrong?
 # There is no scale. A cast cuts off what comes after the point, and nearly all weights lie
-# between −1 and 1: they become zero, the network answers the same for all images, and is right
-# on one class of ten. The same happens when normalized images, which lie between −1 and 3, are
-# cast. Divide by $\delta$ first, round, and multiply the sums by it in the end.
+# between −1 and 1: they become zero, and the network gives all images the same answer, which is
+# right for one class of ten. Divide by $\delta$ first, round, and multiply the sums by it in the
+# end.
 # ```
 #
 # ## What practitioners use
@@ -617,9 +692,8 @@ kept = 100 * float(
 print(f"{kept:.1f} % of the answers are the same")
 
 # %% [markdown]
-# Two programs that share no code come to the same network, up to a rounding here and there. For
-# PyTorch there is torchao with its PT2E flow, and NNCF for OpenVINO; the next lesson compares
-# accuracies.
+# Two quantizers that share no code come to nearly the same answers. For PyTorch there is torchao,
+# whose PT2E flow ("PyTorch 2 export") quantizes exported graphs, and NNCF for OpenVINO.
 #
 # And a network that is not ours: torchvision's ResNet-18 with random weights, on small RGB
 # images of noise. The same calls, and integers against the runtime:
@@ -635,15 +709,16 @@ x = data.normalize(noise)
 z = quant.IntegerNetwork(foreign_int8)(x)
 written = quant.to_qdq_onnx(foreign_int8, x, Path(folder.name) / "resnet18.onnx")
 difference = (z - latency.onnxruntime(written, x)()).abs().max() / z.abs().max()
-print(f"largest difference: {100 * difference:.1f} % of the largest logit")
+print(f"largest difference: {100 * difference:.2f} % of the largest logit")
 
 # %% [markdown]
+# What is left is the rounding of halves, now and then, carried through eighteen layers.
+#
 # ```{admonition} What changes at ImageNet scale
 # :class: note
 # With a scale for each channel, eight bits stay nearly free for most networks
 # {cite:p}`krishnamoorthi2018quantizing`; networks of depthwise layers need the care of the next
-# lesson {cite:p}`nagel2019datafree`. Calibration takes some hundred to a thousand images there,
-# as it does here: the range of an activation is a property of few numbers.
+# lesson {cite:p}`nagel2019datafree`.
 # ```
 #
 # ## Paper and us
@@ -651,33 +726,39 @@ print(f"largest difference: {100 * difference:.1f} % of the largest logit")
 # | | paper reports | we measured |
 # |---|---|---|
 # | {cite:t}`jacob2018quantization`, ResNet-50, ImageNet | 76.4 % in floating point, 74.9 % with integers (trained with rounding, one scale a tensor) | the table above, without training, a scale a channel |
-# | {cite:t}`krishnamoorthi2018quantizing`, MobileNetV1, ImageNet | with a scale a channel post-training 8 bits come close to floating point; with one scale a tensor they fall to chance | the next lesson |
+# | {cite:t}`krishnamoorthi2018quantizing`, MobileNetV1, ImageNet | with one scale a tensor, post-training 8-bit weights fall to chance; with a scale a channel they do not | the next lesson |
 #
 # The claims of the text:
 
 # %% tags=["claims"]
 assert all(abs(found - accuracies["float32"]) < 0.5 for found in accuracies.values())
-for found in ratios.values():
-    steps = np.diff(found)[4:]  # from 6 bits on
-    assert abs(steps.mean() - 6.02) < 0.4, "six decibels a bit"
+for curve in ratios.values():
+    assert abs(np.diff(curve)[3:] - 6.02).max() < 1.2, (
+        "six decibels a bit from 5 bits on"
+    )
+    assert np.diff(curve)[1] > 6.5, "steeper below"
+for w in layers.values():
+    two = quant.symmetric_quantizer(w.abs().max(), 2)(w)
+    assert (two == 0).float().mean() > 0.9
 lift = {
     n: ratios[n, "a scale a channel"][6] - ratios[n, "one scale"][6] for n in layers
 }
-assert lift["depthwise"] > 6 and 0 < lift["ordinary"] < lift["depthwise"]
+assert lift["depthwise"] > 6 > lift["ordinary"] > 0
 assert max(clipped[n, 8] for n in ranges) - clipped["min-max", 8] < 3
 assert clipped["percentile", 8] < clipped["min-max", 8] - 5
 assert (
     min(clipped[n, 4] for n in ("percentile", "MSE", "KL")) > clipped["min-max", 4] + 3
 )
-assert abs(clipped["MSE", 4] - clipped["KL", 4]) < 1
+assert 0.8 < found["MSE", 4][1] / found["KL", 4][1] < 1.25, "nearly the same range"
 assert (features == 0).float().mean() > 0.5, "more than half are zeros"
 assert right["float32"] - right["integers"] < 0.6 and same["integers"] > 99.5
 assert abs(right["ONNX Runtime, int8"] - right["integers"]) < 0.4
-assert 3.5 < size["float32"] / size["int8"] < 4
+assert norms == 0 and equal == 15
+assert 3.5 < smaller < 4
 assert wrong > 1, "the narrow sums are wrong"
-assert accuracy(cast) < 15
+assert len(answers) == 1
 assert kept > 98.5 and abs(correct["ours"] - correct["ONNX Runtime's"]) < 0.8
-assert difference < 0.1
+assert difference < 0.05
 folder.cleanup()
 
 # %% [markdown]
@@ -698,11 +779,11 @@ integer_arithmetic.requantize(requantize)
 # ## Summary
 #
 # A scale and a zero point map real numbers to a few integers; a bit more is worth six decibels.
-# With eight bits the range hardly matters, with four it pays to clip. Batch norms vanish into
+# With eight bits min-max is enough and clipping can do harm, with four it pays to clip. Batch norms vanish into
 # the layers before them, and what is left, convolutions, sums, ReLUs and averages, can be
 # computed with integers alone: sums in 32 bits, and between layers a product and a shift. The
 # sums are those of ONNX Runtime bit by bit, the file is nearly four times smaller, and the
-# accuracy is where it was.
+# accuracy is where it was. How much faster it is, the processor decides.
 #
 # ## Check yourself
 #
@@ -739,9 +820,10 @@ integer_arithmetic.requantize(requantize)
 #
 # ```{solution} ex-integers-padding
 # :class: dropdown
-# A frame of the real number $-73\,\delta$ around every map, instead of zeros. Where images are
-# dark outside, as ours, that is black beyond black. Padding must use $\zeta$, and that is why
-# $\zeta$ must be an integer.
+# A frame of the real number $-73\,\delta$ around the map, instead of zeros. For our images, of which
+# that is the range's lower end, it is black, while the network was trained with a frame of 0, the
+# mean gray. Padding must use $\zeta$, and that is one reason why $\zeta$ must be an integer. (Deeper
+# layers have $\zeta = 0$ behind a ReLU, and do not notice.)
 # ```
 #
 # ## Where next

@@ -199,16 +199,16 @@ torch.testing.assert_close(torch.tensor(slopes), by_formula)
 #
 # ## On the network
 #
-# We train for the time of a coffee: the student, one epoch on 6,000 images, with rounded weights
-# and activations of four and of two bits; and the control, the same epoch without rounding.
+# We train for half a minute: the student, one epoch on 6,000 images, with weights and activations
+# of four and of three bits; and the control, the same epoch without rounding.
 
 # %%
 recipe = Recipe(epochs=1, lr=0.01, average=0.0, batch_size=64)
 schemes = {
     "dense": None,
     "4 bits": quant.Scheme(4, 4),
-    "2 bits": quant.Scheme(2, 2),
-    "2 bits, learned steps": quant.Scheme(2, 2, learned=True),
+    "3 bits": quant.Scheme(3, 3),
+    "3 bits, learned steps": quant.Scheme(3, 3, learned=True),
 }
 before, after, tuned = {}, {}, {}
 for name, scheme in schemes.items():
@@ -224,9 +224,9 @@ for name in schemes:
     print(f"{name:24}{before[name]:6.1f} % -> {after[name]:5.1f} %")
 
 # %% [markdown]
-# One short epoch brings four bits close to the control, and makes a network out of the guess that
-# two bits were. With real budgets: three epochs on all 55,000 images, from the baselines, on the
-# test set. The dense control has the same training.
+# One short epoch gives back most of what four bits had lost. With three bits learned steps are far
+# ahead: where levels are few, it matters most where they lie. With real budgets: three epochs on all
+# 55,000 images, from the baselines, on the test set. The dense control has the same training.
 
 # %%
 records = report.load_records("quantization")
@@ -300,10 +300,10 @@ print(f"{sum(same)} of {len(same)} weights have not moved at all")
 # %% [markdown]
 # **Weights that cannot decide.** Near the middle between two levels a weight jumps from one to the
 # other and back: at the lower level the gradient says up, at the upper one down. We follow single
-# weights of the two-bit network through some steps.
+# weights of the three-bit network through some more steps.
 
 # %%
-network = tuned["2 bits"]
+network = tuned["3 bits"]
 layer = network.blocks[2].pointwise
 optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
 history = []
@@ -358,18 +358,18 @@ print(
 
 # %% [markdown]
 # PyTorch's library for the same is torchao: its PT2E flow inserts fake quantizers as ours do, and
-# lowers the network to a backend. And a network that is not ours, on images of noise with three
-# classes, just to see that the loss falls: torchvision's MobileNetV3, with its gates and hard
-# swishes.
+# lowers the network to a backend. And a network that is not ours, on images of noise of three
+# brightnesses, just to see that the loss falls: torchvision's MobileNetV3, with its gates and hard
+# swishes. (It is not trained, so its batch norms stay.)
 
 # %%
 foreign = torchvision.models.mobilenet_v3_small(weights=None, num_classes=3).eval()
 noise = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8)
+noise //= 1 + torch.arange(24, dtype=torch.uint8).view(-1, 1, 1, 1) % 3  # dark, darker
 toy = data.Split("toy", noise, torch.arange(24) % 3)
-foreign = quant.fold_batch_norm(foreign, (1, 3, 64, 64))
 foreign = quant.quantize(foreign, quant.Scheme(4, 4), noise)
-gentle = Recipe(epochs=6, batch_size=8, lr=0.02, average=0.0, augmentation=None)
-_, course = training.fit(foreign, toy, gentle, seed=0)
+gentle = Recipe(epochs=8, batch_size=8, lr=0.05, average=0.0, augmentation=None)
+_, course = training.fit(foreign, toy, gentle, seed=0, progress=False)
 print([f"{value:.2f}" for value in course.loss])
 
 # %% [markdown]
@@ -393,8 +393,8 @@ print([f"{value:.2f}" for value in course.loss])
 # %% tags=["claims"]
 assert rounded["resnet14", 8] - rounded["resnet14", 2] > 40
 assert rounded["student", 8] - rounded["student", 2] > 40
-assert after["4 bits"] > before["4 bits"] and after["dense"] - after["4 bits"] < 4
-assert before["2 bits"] < 40 < 70 < after["2 bits"]
+assert after["4 bits"] > before["4 bits"] + 20 and after["dense"] - after["4 bits"] < 10
+assert after["3 bits, learned steps"] > after["3 bits"] + 10 > before["3 bits"] + 20
 assert all(same)
 assert (jumps > 1).float().mean() > 0.01
 assert agree > 0.97 and sizes[1] < 0.7 * sizes[0]

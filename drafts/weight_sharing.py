@@ -218,10 +218,11 @@ assert gradient.tolist() == [3.0, 18.0]
 
 # %% [markdown]
 # `share_weights` makes a network of that kind; zeros have index 0 and stay zero. Four values a
-# layer, trained for a short epoch:
+# layer, trained for a short epoch, with a small learning rate: the sum of thousands of gradients is
+# large.
 
 # %%
-recipe = Recipe(epochs=1, lr=0.002, average=0.0)
+recipe = Recipe(epochs=1, lr=0.0002, average=0.0)
 train = data.load("train").subset(10_000)
 few = coding.share_weights(sparse, 4)
 tuned, _ = training.fit(few, train, recipe, seed=0, progress=False)
@@ -433,7 +434,7 @@ print(f"{foreign_size:,} bytes, {factor:.1f} times smaller")
 # %% tags=["claims"]
 spread = {k: [shared_accuracy[k, s] for s in ends] for k in (4, 16)}
 assert max(spread[4]) - min(spread[4]) > 2
-assert four > shared_accuracy[4, "linear"] + 10
+assert four > shared_accuracy[4, "linear"] + 30
 assert training.evaluate(sparse, validation) - training.evaluate(back, validation) < 1
 assert all(entropy <= bits < entropy + 0.1 for bits, entropy in inside.values())
 assert all(bits < 4 for bits, _ in inside.values())

@@ -154,8 +154,8 @@ RIGHT = {
     few_bits.step_gradient: [
         lambda x, s, a, b: min(max(round(x / s), a), b) - (x / s if a < x / s < b else 0.0),
     ],
-    few_bits.even_scales: [
-        lambda a, b: a.abs().max(1).values.div(b.abs().max(0).values).pow(0.5),
+    few_bits.corrected_bias: [
+        lambda w, b, r, x: b + (x @ w.T).mean(0) - (x @ r.T).mean(0),
     ],
     integer_arithmetic.requantize: [
         lambda t, m, n, z: int(np.clip((t * m + 2 ** (n - 1)) // 2**n + z, 0, 255)),
@@ -202,12 +202,12 @@ WRONG = {
         lambda x, s, a, b: x / s - round(x / s) if a < x / s < b else float(min(max(x / s, a), b)),
         lambda x, s, a, b: round(x / s) - x / s if a < x / s < b else 0.0,
     ],
-    few_bits.even_scales: [
-        lambda a, b: (b.abs().amax(0) / a.abs().amax(1)).sqrt(),  # upside down
-        lambda a, b: a.abs().amax(1) / b.abs().amax(0),  # no root
-        lambda a, b: (a.amax(1) / b.amax(0)).abs().sqrt(),  # not absolute
-        lambda a, b: (a.abs().max() / b.abs().amax(0)).sqrt(),
-        lambda a, b: (a.norm(dim=1) / b.norm(dim=0)).sqrt(),
+    few_bits.corrected_bias: [
+        lambda w, b, r, x: b + x.mean(0) @ (r - w).T,  # the sign
+        lambda w, b, r, x: b - (r - w).sum(1),  # as if inputs were 1
+        lambda w, b, r, x: b - x.sum(0) @ (r - w).T,
+        lambda w, b, r, x: -(x.mean(0) @ (r - w).T),  # the bias forgotten
+        lambda w, b, r, x: b - (x @ (r - w).T).mean(),  # one number for all
     ],
     integer_arithmetic.requantize: [
         lambda t, m, n, z: int(np.clip((t * m >> n) + z, 0, 255)),  # rounds down

@@ -9,23 +9,23 @@ from torch import Tensor
 from slimcnn.checks import Verdict, check
 
 
-def even_scales(function: Callable) -> Verdict:
-    """The scales that bring the ranges of two linear layers together.
+def corrected_bias(function: Callable) -> Verdict:
+    """The bias with which a rounded linear layer has the mean outputs of the original.
 
-    The function takes (first, second): weights of shapes (hidden, in) and (out, hidden). It
-    returns the scales s, shape (hidden,): channel i of the first weight divided by s_i and of the
-    second multiplied by it have the same largest absolute weight.
+    The function takes (weight, bias, rounded, inputs): shapes (out, in), (out,), (out, in) and
+    (images, in). It returns the new bias, shape (out,).
     """
 
-    def reference(first: Tensor, second: Tensor) -> Tensor:
-        return (first.abs().amax(1) / second.abs().amax(0)).sqrt()
+    def reference(weight: Tensor, bias: Tensor, rounded: Tensor, inputs: Tensor) -> Tensor:
+        return bias - inputs.mean(0) @ (rounded - weight).T
 
     generator = torch.Generator().manual_seed(0)
     cases = []
-    for inputs, hidden, outputs in ((3, 4, 2), (1, 1, 1), (5, 7, 7), (8, 2, 3), (2, 6, 1)):
-        first = torch.randn(hidden, inputs, generator=generator)
-        second = 3 * torch.randn(outputs, hidden, generator=generator)
-        cases.append((first, second))
+    for images, inputs, outputs in ((8, 3, 4), (1, 1, 1), (5, 7, 7), (20, 8, 2)):
+        weight = torch.randn(outputs, inputs, generator=generator)
+        bias = torch.randn(outputs, generator=generator)
+        x = torch.rand(images, inputs, generator=generator)
+        cases.append((weight, bias, weight.round(), x))
     return check(function, reference, cases)
 
 
