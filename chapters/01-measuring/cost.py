@@ -45,6 +45,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torchvision
 from torch import nn
@@ -431,13 +432,14 @@ groups = {
 
 # %% [markdown]
 # All of them are timed in the same rounds, and {eq}`eq-roofline` gives each a place. We
-# count each tensor once, as if it came from main memory.
+# count each tensor once, as if it came from main memory. With them runs a convolution of a
+# single number: the price of a call.
 
 # %%
 layers = [(group, *layer) for group, found in groups.items() for layer in found]
-timed = latency.measure(
-    {i: latency.eager(conv, x) for i, (_, conv, x, _) in enumerate(layers)}, rounds=30
-)
+calls = {i: latency.eager(conv, x) for i, (_, conv, x, _) in enumerate(layers)}
+calls["call"] = latency.eager(nn.Conv2d(1, 1, 1, bias=False), torch.randn(1, 1, 1, 1))
+timed = latency.measure(calls, rounds=30)
 points = {group: [] for group in groups}
 for i, (group, conv, x, y) in enumerate(layers):
     moved = 4 * (x.numel() + conv.weight.numel() + y.numel())  # bytes
@@ -456,16 +458,23 @@ for (group, xy), marker in zip(points.items(), "os^", strict=True):
     ax.scatter(*zip(*xy, strict=True), marker=marker, label=group)
 ax.set(xscale="log", yscale="log", ylabel="speed (GMAC/s)")
 ax.set(xlabel="arithmetic intensity (MACs per byte)")
-_ = ax.legend()
+ax.legend()
+plt.show()
+depthwise = [
+    timed[i].median for i, (g, *_) in enumerate(layers) if g.endswith("depthwise")
+]
+price, thin = timed["call"].median, float(np.median(depthwise))
+print(f"a call {1e3 * price:.0f} µs, a depthwise layer {1e3 * thin:.0f} µs")
 
 # %% [markdown]
 # Read it from left to right. The depthwise layers have an intensity of at most about one:
 # a value of four bytes is read, and another written, for nine multiplications at most. So
-# their roof is the slant. They lie far below even that, because each call in eager PyTorch
-# costs some microseconds before the first multiplication, and these layers have little else
-# to do: saving MACs there saves next to nothing. The 1×1 layers of the student lie between.
-# ResNet-14's 3×3 layers reuse every value many times and run many times faster: there,
-# fewer MACs do mean less time. Runtimes of the next lesson remove part of the cost of calls.
+# their roof is the slant. They lie far below even that. Part of their time is the price of the
+# call, which eager PyTorch takes before the first multiplication; and a kernel for nine weights
+# a channel has little to reuse. Saving MACs there saves next to nothing. ResNet-14's 3×3 layers
+# reuse every value many times and run many times faster, and so do the student's 1×1 layers,
+# which use each value once for every output channel: there, fewer MACs do mean less time.
+# Runtimes of the next lesson remove part of the cost of calls.
 #
 # **What compression can and cannot buy**, then:
 #
@@ -545,6 +554,11 @@ assert faster < fewer, "the time falls less than the arithmetic"
 assert max(intensity for intensity, _ in points["student, depthwise"]) < 1.2
 fast = sorted(rate for _, rate in points["ResNet-14"])[len(points["ResNet-14"]) // 2]
 assert fast > 3 * max(rate for _, rate in points["student, depthwise"])
+middle = {group: np.median([rate for _, rate in xy]) for group, xy in points.items()}
+assert middle["student, stem and 1×1"] > 5 * middle["student, depthwise"]
+assert price > 0.05 * thin, "part of the time is the price of a call"
+for reached, rate in points["student, depthwise"]:
+    assert rate < 0.7 * min(reached * bandwidth, peak_rate), "far below the roof"
 
 # %% [markdown]
 # ## Your turn

@@ -316,10 +316,22 @@ for name, t in threaded.items():
 # CPU/wall is the CPU time that the process used, divided by the time that passed. On one
 # thread it should be one. Near the number of cores, somebody uses more threads than
 # declared: an unfair advantage in a comparison, and on a phone, where the other cores
-# have their own work, one that is not there. (Do not compare these times with the table
-# above, where the same network took longer: alone, each call finds the caches as the last
-# one left them, between other networks it does not. A latency belongs to its measurement;
-# compare within one.) **Below** one, the process waited:
+# have their own work, one that is not there.
+#
+# Do not compare these times with the table above, where the same network took longer. Alone,
+# each call finds the caches as the last one left them; beside others it does not. ResNet-14
+# alone, and in turns with a copy of 64 MB, which is more than the caches hold:
+
+# %%
+large = torch.randn(16_000_000)
+company = latency.measure({"network": run, "copy": large.clone}, rounds=30)["network"]
+lonely = latency.measure({"network": run}, rounds=30)["network"]
+print(f"alone {lonely.median:.2f} ms, beside the copy {company.median:.2f} ms")
+
+# %% [markdown]
+# A latency belongs to its measurement; compare within one.
+#
+# **Below** one, the process waited:
 
 
 # %%
@@ -449,6 +461,7 @@ assert gain["ONNX Runtime"] > gain["eager PyTorch"], (
     "the student gains more in a runtime"
 )
 assert held_up["interrupted"].disturbed
+assert company.median > 1.1 * lonely.median, "company costs caches"
 assert (latency.LOWEST_CPU_WALL, latency.HIGHEST_CPU_WALL) == (0.9, 1.1)
 assert 0.9 < fair["old"].median / fair["new"].median < 1.1, "twins are equally fast"
 assert 0.5 < pytorch / ours < 2, "the two tools agree"

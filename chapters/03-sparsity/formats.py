@@ -609,6 +609,11 @@ assert sizes["bitmask"][2] < sizes["csr"][2], "bitmask before CSR at 80 %"
 at_98 = {name: found[levels.index(0.98)] for name, found in sizes.items()}
 assert at_98["csr"] < at_98["bitmask"], "a bit for each zero is too much at 98 %"
 assert 6 < factor < 9.5, "less than the tenfold of the non-zeros"
+stored = [
+    t.count_nonzero() if t.ndim > 1 else t.numel() for t in back.state_dict().values()
+]
+free = dense_size / (4 * float(sum(stored)))  # if indices took no bytes
+assert free - factor > 10 - free, "most of the difference is the price of the indices"
 assert 1 < torch_bytes / ours < 2.2
 assert max(winners["csr"]) <= 256, "CSR wins only with 8-bit columns"
 for times in timed.values():
