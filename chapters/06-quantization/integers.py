@@ -1,3 +1,9 @@
+# ---
+# jupyter:
+#   slimcnn:
+#     timing: true
+# ---
+
 # %% [markdown]
 # # Integers
 #
@@ -93,6 +99,10 @@ def accuracy(network):
     return training.evaluate(network, validation)
 
 
+# %% [markdown]
+# Each parameter is rounded to the 16-bit format, and stored as float32 again:
+
+# %%
 accuracies = {"float32": accuracy(model)}
 for kind in (torch.float16, torch.bfloat16):
     rounded = {k: v.to(kind).to(v.dtype) for k, v in model.state_dict().items()}
@@ -144,6 +154,11 @@ quantizers = {
     "asymmetric": quant.affine_quantizer(low, high, bits=3),
     "symmetric": quant.symmetric_quantizer(high, bits=3),
 }
+
+# %% [markdown]
+# What each makes of a number:
+
+# %%
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 3))
 for ax, (name, quantizer) in zip(axes, quantizers.items(), strict=True):
     ax.plot(x, x, color="black", linewidth=0.8)
@@ -194,6 +209,11 @@ def dequantize(q, scale, zero_point):
     return scale * (q - zero_point)
 
 
+# %% [markdown]
+# For a weight, symmetric:
+
+
+# %%
 def symmetric(weight, bits):
     """Scale and integers of a weight, one scale for all."""
     largest = 2 ** (bits - 1) - 1
@@ -227,6 +247,11 @@ torch.testing.assert_close(
 )
 theirs = torch.fake_quantize_per_tensor_affine(weight, float(scale), 0, -127, 127)
 torch.testing.assert_close(mine, theirs)
+
+# %% [markdown]
+# And with a scale for each channel:
+
+# %%
 scales, integers = symmetric_channels(weight, 8)
 package = quant.symmetric_quantizer(weight.abs().amax((1, 2, 3)), 8, axis=0)
 assert torch.equal(integers, package.quantize(weight))
@@ -247,8 +272,7 @@ assert torch.equal(integers, package.quantize(weight))
 # $$ (eq-sqnr)
 #
 # Is it so? We round one layer of ResNet-14 and one depthwise layer of the student to 2 to 16
-# bits, with one scale and with a scale for each channel. (The dashed line has the right slope; its
-# height means nothing.)
+# bits, with one scale and with a scale for each channel.
 
 # %%
 student = quant.fold_batch_norm(checkpoints.load("student"))
@@ -257,18 +281,29 @@ layers = {
     "ordinary": folded.stage2[0].conv1.weight.detach(),
     "depthwise": student.blocks[1].depthwise.weight.detach(),
 }
-bits = range(2, 17)
-fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 3))
-ratios = {}
-for ax, (name, w) in zip(axes, layers.items(), strict=True):
-    for way, axis in (("one scale", None), ("a scale a channel", 0)):
+ways = {"one scale": None, "a scale a channel": 0}
+
+# %% [markdown]
+# The ratio of each layer, each way, for all numbers of bits:
+
+# %%
+bits, ratios = range(2, 17), {}
+for name, w in layers.items():
+    for way, axis in ways.items():
         largest = w.abs().max() if axis is None else w.abs().amax((1, 2, 3))
         made = [quant.symmetric_quantizer(largest, b, axis)(w) for b in bits]
         ratios[name, way] = [quant.sqnr(w, rounded) for rounded in made]
+
+# %% [markdown]
+# In the figure the dashed line has the right slope; its height means nothing.
+
+# %%
+fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 3))
+for ax, name in zip(axes, layers, strict=True):
+    for way in ways:
         ax.plot(bits, ratios[name, way], marker=".", label=way)
-    ax.plot(
-        bits, [6.02 * b - 10 for b in bits], "k--", linewidth=0.8, label="6.02 dB a bit"
-    )
+    slope = [6.02 * b - 10 for b in bits]
+    ax.plot(bits, slope, "k--", linewidth=0.8, label="6.02 dB a bit")
     ax.set(title=name, xlabel="bits")
 axes[0].set_ylabel("SQNR (dB)")
 _ = axes[1].legend()
@@ -298,16 +333,13 @@ _ = axes[1].legend()
 
 # %%
 with torch.no_grad():
-    features = data.normalize(calibration)
-    for part in (
-        model.conv,
-        model.bn,
-        model.relu,
-        model.stage1,
-        model.stage2,
-        model.stage3,
-    ):
-        features = part(features)
+    features = model.relu(model.bn(model.conv(data.normalize(calibration))))
+    features = model.stage3(model.stage2(model.stage1(features)))
+
+# %% [markdown]
+# Their ranges, for 8 and for 4 bits:
+
+# %%
 ranges = {
     "min-max": lambda x, b: quant.min_max_range(x),
     "percentile": lambda x, b: quant.percentile_range(x, 99.9),
@@ -327,8 +359,12 @@ for (name, b), (_, top) in found.items():
         color = f"C{list(ranges).index(name)}"
         ax.axvline(float(top), color=color, label=f"{name}: {top:.2f}")
 ax.set(xlabel="activation", ylabel="how often", yscale="log")
-ax.legend()
-plt.show()
+_ = ax.legend()
+
+# %% [markdown]
+# And how well each does:
+
+# %%
 clipped = {}
 for (name, b), limits in found.items():
     clipped[name, b] = quant.sqnr(
@@ -366,7 +402,7 @@ for b in (8, 4):
 
 # %%
 def fold(conv, bn):
-    """One 3×3 convolution that does the work of a convolution without bias and a norm."""
+    """One 3×3 convolution for a convolution without bias and a batch norm."""
     factor = bn.weight / (bn.running_var + bn.eps).sqrt()  # (out,)
     folded = torch.nn.Conv2d(
         conv.in_channels, conv.out_channels, 3, conv.stride, conv.padding
@@ -516,9 +552,19 @@ first = simulated.conv
 q_weight, scale = first.weight_quantizer.integers(first.layer.weight)
 stored = simulated.tensor_quantizers.after_relu.quantizer()
 pixel = simulated.tensor_quantizers.after_x.quantizer()
+
+# %% [markdown]
+# The unit of the sums, the bias in that unit, and the factor to what is stored:
+
+# %%
 unit = scale.double() * pixel.scale.double()  # of the sums, (out,)
 q_bias = torch.round(first.layer.bias.double() / unit).long()
 multiplier, shift = quant.fixed_point((unit / stored.scale.double()).unsqueeze(-1))
+
+# %% [markdown]
+# Sum, requantize, clamp:
+
+# %%
 sums = integer_conv(steps["x_quantized"], pixel.zero_point, q_weight, stride=2)
 sums = sums + q_bias.view(-1, 1, 1)
 m, n = multiplier.view(-1, 1, 1), shift.view(-1, 1, 1)
@@ -526,23 +572,35 @@ made = ((sums * m + (1 << (n - 1))) >> n) + stored.zero_point
 assert torch.equal(made.clamp(0, 255).int(), steps["relu_quantized"])
 
 # %% [markdown]
-# Then the sums of *all* convolutions, bias included, against the runtime's:
+# Then the sums of *all* convolutions, bias included, against the runtime's. The graph of the
+# network says which quantizer each of them reads:
+
+
+# %%
+def convolutions(network):
+    """(name, layer, name of its input, quantizer of its input) of each convolution."""
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = network.get_submodule(node.target)
+            if isinstance(getattr(module, "layer", None), torch.nn.Conv2d):
+                source = node.args[0]
+                reads = network.get_submodule(source.target).quantizer()
+                yield node.name, module, source.name, reads
+
+
+# %% [markdown]
+# Each of them is computed by ONNX Runtime from the same integers:
 
 # %% tags=["nbval-check-output"]
 equal = 0
-for node in simulated.graph.nodes:
-    if node.op != "call_module" or node.name not in steps or not node.args:
-        continue
-    module, source = simulated.get_submodule(node.target), node.args[0]
-    if not isinstance(getattr(module, "layer", None), torch.nn.Conv2d):
-        continue
-    layer, reads = module.layer, simulated.get_submodule(source.target).quantizer()
+for name, module, source, reads in convolutions(simulated):
+    layer = module.layer
     q_weight, scale = module.weight_quantizer.integers(layer.weight)
     unit = scale.double() * reads.scale.double()
     q_bias = torch.round(layer.bias.double() / unit).int().view(-1, 1, 1)
     geometry = layer.stride[0], layer.padding[0]
-    theirs = conv_integer(steps[source.name], reads.zero_point, q_weight, *geometry)
-    assert torch.equal(theirs + q_bias, steps[node.name]), node.name
+    theirs = conv_integer(steps[source], reads.zero_point, q_weight, *geometry)
+    assert torch.equal(theirs + q_bias, steps[name]), name
     equal += 1
 print(f"{equal} convolutions: every sum is equal")
 
@@ -558,15 +616,15 @@ logits = {
     "integers": training.predict(integer, validation.images),
     "ONNX Runtime, int8": runtime(),
 }
-right = {
-    n: 100 * (z.argmax(1) == validation.labels).float().mean()
-    for n, z in logits.items()
-}
-same = {
-    n: 100 * (z.argmax(1) == logits["ONNX Runtime, int8"].argmax(1)).float().mean()
-    for n, z in logits.items()
-}
-for name in logits:
+
+# %% [markdown]
+# How many are right, and how many are as the runtime says?
+
+# %%
+reference, right, same = logits["ONNX Runtime, int8"].argmax(1), {}, {}
+for name, z in logits.items():
+    right[name] = 100 * (z.argmax(1) == validation.labels).float().mean()
+    same[name] = 100 * (z.argmax(1) == reference).float().mean()
     print(f"{name:20}{right[name]:6.1f} % right, {same[name]:5.1f} % as ONNX Runtime")
 
 # %% [markdown]
@@ -575,13 +633,14 @@ for name in logits:
 # bits cost no more than an image or two. What did they bring?
 
 # %%
-times = latency.measure(
-    {
-        "float32": latency.onnxruntime(plain, images[:1]),
-        "int8": latency.onnxruntime(path, images[:1]),
-    },
-    rounds=60,
-)
+runs = {"float32": plain, "int8": path}
+runs = {name: latency.onnxruntime(file, images[:1]) for name, file in runs.items()}
+times = latency.measure(runs, rounds=60)
+
+# %% [markdown]
+# Bytes and milliseconds:
+
+# %%
 size = {"float32": plain.stat().st_size, "int8": path.stat().st_size}
 for name, took in times.items():
     print(f"{name:8}{size[name]:10,} bytes  {took} ms")
@@ -615,6 +674,9 @@ def saturating(q_x, zero_point, q_weight, stride):
     correction = int(zero_point) * q_weight.sum((1, 2, 3)).view(1, -1, 1, 1)
     return pairs.sum((2, 5)) - correction
 
+
+# %% [markdown]
+# The first layer's inputs and weights again, added up both ways:
 
 # %%
 q_x, (q_w, _) = (
@@ -686,9 +748,7 @@ correct = {}
 for name, (file, z) in files.items():
     correct[name] = 100 * float((z.argmax(1) == validation.labels).float().mean())
     print(f"{name:15}{correct[name]:6.1f} % right {file.stat().st_size:9,} bytes")
-kept = 100 * float(
-    (rival.argmax(1) == logits["ONNX Runtime, int8"].argmax(1)).float().mean()
-)
+kept = 100 * float((rival.argmax(1) == reference).float().mean())
 print(f"{kept:.1f} % of the answers are the same")
 
 # %% [markdown]
@@ -706,6 +766,11 @@ foreign_int8 = quant.place_quantizers(
     quant.quantize(foreign_folded, scheme, noise), noise
 )
 x = data.normalize(noise)
+
+# %% [markdown]
+# Its integers against the runtime's:
+
+# %%
 z = quant.IntegerNetwork(foreign_int8)(x)
 written = quant.to_qdq_onnx(foreign_int8, x, Path(folder.name) / "resnet18.onnx")
 difference = (z - latency.onnxruntime(written, x)()).abs().max() / z.abs().max()
@@ -744,6 +809,11 @@ lift = {
     n: ratios[n, "a scale a channel"][6] - ratios[n, "one scale"][6] for n in layers
 }
 assert lift["depthwise"] > 6 > lift["ordinary"] > 0
+
+# %% [markdown]
+# Of ranges:
+
+# %% tags=["claims"]
 assert max(clipped[n, 8] for n in ranges) - clipped["min-max", 8] < 3
 assert clipped["percentile", 8] < clipped["min-max", 8] - 5
 assert (
@@ -751,6 +821,11 @@ assert (
 )
 assert 0.8 < found["MSE", 4][1] / found["KL", 4][1] < 1.25, "nearly the same range"
 assert (features == 0).float().mean() > 0.5, "more than half are zeros"
+
+# %% [markdown]
+# And those of the whole network:
+
+# %% tags=["claims"]
 assert right["float32"] - right["integers"] < 0.6 and same["integers"] > 99.5
 assert abs(right["ONNX Runtime, int8"] - right["integers"]) < 0.4
 assert norms == 0 and equal == 15
