@@ -208,12 +208,22 @@ def attention_loss(x_s, x_t):
     return (a_s - a_t).square().sum(1).mean()
 
 
+# %% [markdown]
+# Of relations, first the distances of all pairs:
+
+
+# %%
 def distance_loss(e_s, e_t):
     """Embeddings (B, D) and (B, E)."""
     d_s, d_t = F.pdist(e_s), F.pdist(e_t)  # all pairs i < j
     return F.smooth_l1_loss(d_s / d_s.mean(), d_t / d_t.mean())
 
 
+# %% [markdown]
+# Then the angles of all triples:
+
+
+# %%
 def cosines(e):
     """[j, i, k]: the angle at image j."""
     rays = F.normalize(e[None] - e[:, None], dim=2)
@@ -228,10 +238,20 @@ x_s, x_t = torch.randn(4, 8, 5, 5), torch.randn(4, 3, 5, 5)
 torch.testing.assert_close(
     attention_loss(x_s, x_t), distillation.attention_loss(x_s, x_t)
 )
+
+# %% [markdown]
+# The distances, on embeddings of different widths:
+
+# %%
 e_s, e_t = torch.randn(6, 8), torch.randn(6, 3)
 torch.testing.assert_close(
     distance_loss(e_s, e_t), distillation.distance_loss(e_s, e_t)
 )
+
+# %% [markdown]
+# And the angles, of three different images each:
+
+# %%
 j, i, k = torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij")
 triples = (i != j) & (j != k) & (i != k)  # three different images
 angles = F.smooth_l1_loss(cosines(e_s)[triples], cosines(e_t)[triples])
@@ -258,6 +278,10 @@ def decoupled(z_s, z_t, labels, temperature, alpha, beta):
     return temperature**2 * (alpha * target + beta * which)
 
 
+# %% [markdown]
+# Equal to the package's:
+
+# %%
 z_s, z_t, labels = torch.randn(6, 10), torch.randn(6, 10), torch.randint(10, (6,))
 theirs = distillation.decoupled_loss(z_s, z_t, labels, 4.0, 1.0, 2.0)
 torch.testing.assert_close(decoupled(z_s, z_t, labels, 4.0, 1.0, 2.0), theirs)
@@ -277,6 +301,11 @@ for who, (network, name) in names.items():
     with torch.no_grad(), distillation.tapped(network, [name]) as found:
         network(images)
     maps[who] = distillation.attention_map(found[name]).view(-1, 7, 7)
+
+# %% [markdown]
+# One image of each class:
+
+# %%
 shown = [(few.labels[:100] == k).nonzero()[0].item() for k in range(10)]
 fig, axes = plt.subplots(3, 10, figsize=(7.2, 2.6))
 for column, i in enumerate(shown):
@@ -301,6 +330,11 @@ short = Recipe(epochs=1, lr=0.05, average=0.0)
 attention = distillation.AttentionTransfer(
     [("blocks.1", "stage1"), ("blocks.4", "stage2")], weight=10.0
 )
+
+# %% [markdown]
+# The distance of its maps from the teacher's, before and after:
+
+# %%
 apart = {"before": (maps["student"] - maps["teacher"]).flatten(1).norm(dim=1).mean()}
 for name, features in (("soft targets alone", None), ("with attention", attention)):
     tuned, _ = distillation.distill(
@@ -336,6 +370,10 @@ def right(variant):
     return report.load_predictions("distillation", variant) == labels
 
 
+# %% [markdown]
+# What attention adds to soft targets, image by image:
+
+# %%
 added = metrics.paired_bootstrap(right("soft targets"), right("attention"))
 print(f"attention - soft targets alone: {added}")
 
@@ -390,6 +428,11 @@ with (
     distillation.tapped(teacher, [b for _, b in pairs]) as t,
 ):
     student(images), teacher(images)
+
+# %% [markdown]
+# A linear map from one to the other, at every place, by least squares:
+
+# %%
 for a, b in pairs:
     size = t[b].shape[2:]
     x = F.adaptive_avg_pool2d(s[a], size).movedim(1, -1).flatten(0, 2)

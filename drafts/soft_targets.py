@@ -89,6 +89,11 @@ report.table(report.load_records("baselines"))
 teacher, test = checkpoints.load("resnet14"), data.load("test")
 logits = training.predict(teacher, test.images)
 doubtful = logits.softmax(1).amax(1).sub(0.6).abs().argmin().item()
+
+# %% [markdown]
+# The image, and both answers:
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(6.8, 3), width_ratios=(1, 2))
 axes[0].imshow(test.images[doubtful, 0], cmap="gray")
 axes[0].set(title=data.CLASSES[test.labels[doubtful]], xticks=[], yticks=[])
@@ -223,6 +228,11 @@ few = data.load("validation").subset(1000)
 z_t = training.predict(teacher, few.images)
 z_s = training.predict(checkpoints.load("student"), few.images)
 z_s = z_s.clone().requires_grad_()
+
+# %% [markdown]
+# The gradient's length, for rising temperatures:
+
+# %%
 temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 lengths = {"with $T^2$": [], "without": []}
 for temperature in temperatures:
@@ -275,6 +285,11 @@ short = Recipe(epochs=2, batch_size=64, lr=0.1, average=0.0, label_smoothing=0.0
 with training.seeded(0):
     student = models.build("student")
 labeled, _ = training.fit(student, train, short, seed=0, progress=False)
+
+# %% [markdown]
+# The same student, images without labels, and the teacher's answers alone:
+
+# %%
 unlabeled = data.Split("no labels", train.images, torch.zeros_like(train.labels))
 teacher_only = distillation.SoftTargets(temperature=4.0, alpha=1.0)
 taught, _ = distillation.distill(
@@ -324,6 +339,10 @@ def right(variant):
     return report.load_predictions("distillation", variant) == labels
 
 
+# %% [markdown]
+# Each rival of soft targets, on the same images:
+
+# %%
 gain = {
     name: metrics.paired_bootstrap(right(name), right("soft targets"))
     for name in names[:3]
@@ -360,6 +379,11 @@ for epoch in (0, 1):
             found[0, batch.index] = teacher(batch.images)
             found[1, batch.index] = pupil(batch.images)
     answers.append(found)
+
+# %% [markdown]
+# How far is an old answer from the new one, and how far is the trained student?
+
+# %%
 stale = distillation.soft_target_loss(answers[0][0], answers[1][0], 1.0)
 honest = distillation.soft_target_loss(answers[1][1], answers[1][0], 1.0)
 changed = (answers[0][0].argmax(1) != answers[1][0].argmax(1)).double().mean()
@@ -385,12 +409,22 @@ def first(z_s, z_t, labels, temperature=4.0):
     return F.kl_div(log_s, (z_t / temperature).softmax(1), reduction="mean")
 
 
+# %% [markdown]
+# The second:
+
+
+# %%
 def second(z_s, z_t, labels, temperature=4.0):
     log_s = (z_t / temperature).log_softmax(1)
     soft = F.kl_div(log_s, (z_t / temperature).softmax(1), reduction="batchmean")
     return temperature**2 * soft + F.cross_entropy(z_s, labels)
 
 
+# %% [markdown]
+# The third:
+
+
+# %%
 def third(z_s, z_t, labels, temperature=4.0):
     return distillation_loss(z_s.relu(), z_t.relu(), labels, temperature, 0.9)
 

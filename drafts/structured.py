@@ -183,6 +183,10 @@ def tie(groups, a, b):
         groups[label] = merged
 
 
+# %% [markdown]
+# Three channels, and the addition of two layers:
+
+# %%
 labels = [[f"{layer}:{i}" for i in range(3)] for layer in ("conv1", "conv2")]
 groups = {label: {label} for layer in labels for label in layer}
 for a, b in zip(*labels, strict=True):  # the addition conv1(x) + conv2(x)
@@ -408,6 +412,10 @@ def right(variant):
     return report.load_predictions("pruning", variant) == labels
 
 
+# %% [markdown]
+# Against the baseline, and against the dense network that was trained as long:
+
+# %%
 others = {"baseline": checkpoints.predictions("resnet14") == labels}
 others["dense control"] = right("dense control")
 change = {}
@@ -477,6 +485,11 @@ forgetful(image)
 foreign = torchvision.models.mobilenet_v2(weights=None).eval()
 photo = (1, 3, 96, 96)
 found = pruning.find_groups(foreign, photo)
+
+# %% [markdown]
+# All groups alike, in eights, half of the MACs:
+
+# %%
 plan = pruning.allocate(
     found,
     {group.name: lambda removed: removed for group in found},
