@@ -166,6 +166,11 @@ torch.testing.assert_close(left @ right, theirs[0] @ theirs[1], atol=1e-4, rtol=
 error = (weight - left @ right).square().sum()
 tail = torch.linalg.svdvals(weight)[32:].square().sum()
 torch.testing.assert_close(error, tail, atol=1e-3, rtol=1e-3)
+
+# %% [markdown]
+# No other pair of factors near these is better, and no other 32 directions are:
+
+# %%
 for _ in range(20):
     shaken = [f + 0.01 * torch.randn_like(f) for f in (left, right)]
     assert (weight - shaken[0] @ shaken[1]).square().sum() > error
@@ -187,6 +192,10 @@ def thin_linear(layer, rank):
     return nn.Sequential(first, second)
 
 
+# %% [markdown]
+# The package's:
+
+# %%
 x = torch.randn(5, 128)
 mine, package = thin_linear(dense.fc, 6), lowrank.svd_linear(dense.fc, 6)
 torch.testing.assert_close(mine(x), package(x), atol=1e-4, rtol=1e-4)
@@ -232,6 +241,10 @@ def spatial_pair(conv, rank):
     return nn.Sequential(first, second)
 
 
+# %% [markdown]
+# At full rank it is the convolution itself, at rank 24 what the package makes:
+
+# %%
 conv = dense.stage2[0].conv1  # 32 -> 64, stride 2
 x = torch.randn(2, 32, 14, 14)
 whole = lowrank.largest_rank(conv, "spatial")
@@ -276,6 +289,11 @@ layers = [
 layers = layers[1:]  # not the stem, which has a single input channel
 
 
+# %% [markdown]
+# Each way at half of the weights, accuracy without any training:
+
+
+# %%
 def halved(method, moments=None):
     """Every 3×3 layer at half of its weights, batch norms measured anew."""
     plan = {
@@ -285,6 +303,10 @@ def halved(method, moments=None):
     return pruning.recalibrate(lowrank.factorize(dense, plan, moments), images)
 
 
+# %% [markdown]
+# All three:
+
+# %%
 found = {method: halved(method) for method in ("channel", "input", "spatial")}
 raw = {method: accuracy(model) for method, model in found.items()}
 for method, model in found.items():
@@ -352,6 +374,11 @@ for name in layers:
     lost.append(100 * lowrank.relative_errors(layer, "channel")[rank])
     one = lowrank.factorize(dense, {name: lowrank.Choice("channel", rank)})
     dropped.append(accuracy(dense) - accuracy(pruning.recalibrate(one, images)))
+
+# %% [markdown]
+# Against each other:
+
+# %%
 fig, ax = plt.subplots()
 ax.scatter(lost, dropped)
 for x, y, name in zip(lost, dropped, layers, strict=True):

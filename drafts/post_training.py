@@ -76,11 +76,20 @@ def screened(model, variant):
     return found[0].accuracy
 
 
+# %% [markdown]
+# What the networks do before rounding:
+
+# %%
 bits = (8, 6, 5, 4, 3, 2)
 unrounded = {
     name: training.evaluate(checkpoints.load(name), data.load("validation"))
     for name in ("resnet14", "student")
 }
+
+# %% [markdown]
+# And after it:
+
+# %%
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 3.2))
 for ax, name in zip(axes, ("resnet14", "student"), strict=True):
     for scales, marker in (("per channel", "o"), ("per tensor", "s")):
@@ -98,8 +107,8 @@ _ = axes[1].legend()
 # With two bits, three levels, nothing is left of either.
 #
 # One thing looks like a mistake: with a scale a channel ResNet-14 is *better* at three bits than
-# at four. Which layer is it? Each layer alone at four and at three bits, all others at eight, a
-# scale a channel: the five that lose most.
+# at four. Which layer is it? We round each layer alone to four and to three bits, all others to
+# eight, with a scale a channel, on 400 validation images.
 
 # %%
 resnet = quant.fold_batch_norm(checkpoints.load("resnet14"))
@@ -107,6 +116,11 @@ validation = data.load("validation").subset(1000)
 calibration = data.load("train").subset(300).images
 few = data.load("validation").subset(400)
 layers = [n for n, m in resnet.named_modules() if hasattr(m, "weight")]
+
+# %% [markdown]
+# The five that lose most:
+
+# %%
 before = training.evaluate(resnet, few)
 alone = {}
 for name, b in product(layers, (4, 3)):
@@ -129,7 +143,8 @@ for b in (5, 4, 3):
     spared[b] = training.evaluate(network, validation)
 print(f"{training.evaluate(resnet, validation):.1f} % of a thousand validation images,")
 print(", ".join(f"{b} bits {value:.1f} %" for b, value in spared.items()))
-#
+
+# %% [markdown]
 # ## The idea
 #
 # Rounding adds an error to each weight. Three ideas, from cheap to dear: make the error smaller
@@ -156,6 +171,10 @@ def lost(layer):
     return float((channel_ranges(layer) < 0.5).float().mean())
 
 
+# %% [markdown]
+# Both layers of the first block; below the line weights are nearest to zero:
+
+# %%
 block = student.blocks[0]
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(6.8, 2.6))
 for ax, name in zip(axes, ("depthwise", "pointwise"), strict=True):
@@ -285,6 +304,11 @@ corrected = quant.correct_bias(rounded, student, calibration)
 fresh = data.normalize(validation.images)
 
 
+# %% [markdown]
+# Its mean outputs, rounded, corrected, and as they should be:
+
+
+# %%
 def mean_output(network):
     """Of each channel of the first depthwise layer."""
     with torch.no_grad():
@@ -292,6 +316,10 @@ def mean_output(network):
         return network.blocks[0].depthwise(x).mean((0, 2, 3))
 
 
+# %% [markdown]
+# How far they are off:
+
+# %%
 off = {
     name: (mean_output(n) - mean_output(student)).abs().mean().item()
     for name, n in (("rounded", rounded), ("corrected", corrected))
@@ -321,6 +349,11 @@ plans = {
     "clipped (MSE)": "per tensor, mse",
     "scale a channel": "per channel, min-max",
 }
+
+# %% [markdown]
+# For both networks:
+
+# %%
 mended = {}
 for name in ("resnet14", "student"):
     print(f"{name:17}" + "".join(f"{b:>6} bits" for b in bits))
@@ -396,6 +429,10 @@ def error(w):
     return float(F.linear(inputs, w - weight).square().mean())
 
 
+# %% [markdown]
+# Of all 64, of the nearest, of the one that was learned:
+
+# %%
 below = torch.floor(weight / delta)
 ups = [torch.tensor([up]) for up in product((0.0, 1.0), repeat=6)]
 tried = sorted(error((below + up).clamp(-3, 3) * delta) for up in ups)
@@ -445,6 +482,10 @@ def plan_bytes(plan):
     return sum(parts)
 
 
+# %% [markdown]
+# What each layer gets, and what it would lose with four bits:
+
+# %%
 chosen = quant.allocate_bits(student, damages, plan_bytes(uniform))
 print(f"{'layer':22}{'weights':>8}{'bits':>6}{'loss, 4 bits':>14}")
 for name, b in chosen.items():
@@ -498,18 +539,22 @@ for method in ("min-max", "percentile", "mse"):
 # %%
 for method in ("min-max", "percentile", "mse", "kl"):
     print(f"{method:12}{screened('resnet14', f'activations 8, {method}'):6.2f} %")
+
+# %% [markdown]
+# The network with KL ranges, and with a min-max range for the input:
+
+# %%
 _, high = quant.kl_range(images)
 network = quant.quantize(resnet, quant.Scheme(8, 8, range="kl"), calibration)
 by_kl = training.evaluate(network, validation)
 network.conv.input_quantizer.set_range(*quant.min_max_range(images))
 by_both = training.evaluate(network, validation)
 spike = float((images == images.min()).float().mean())
+background, brightest = float(images.min()), float(images.max())
 print(
-    f"{100 * spike:.0f} % of all pixels are {images.min():.2f}, the largest {images.max():.2f}"
+    f"{100 * spike:.0f} % of pixels are {background:.2f}, the largest {brightest:.2f}"
 )
-print(
-    f"KL range of the input: to {high:.2f}; {by_kl:.1f} %, with min-max there {by_both:.1f} %"
-)
+print(f"KL: to {high:.2f}, {by_kl:.1f} %; with min-max for the input {by_both:.1f} %")
 
 # %% [markdown]
 # Half of all pixels are background, one and the same value. KL compares histograms, so it takes
@@ -531,6 +576,10 @@ def changed(network):
     return sum(not torch.equal(a.weight, b.weight) for a, b in convs), len(convs)
 
 
+# %% [markdown]
+# With its ReLU6, and with ReLU in their place:
+
+# %%
 mobilenet = torchvision.models.mobilenet_v2(weights=None, num_classes=10).eval()
 folded = quant.fold_batch_norm(mobilenet, (1, 3, 64, 64))
 with_six = changed(folded)
@@ -564,6 +613,10 @@ class Reader(industrial.CalibrationDataReader):
         return None if batch is None else {"input": batch.numpy()}
 
 
+# %% [markdown]
+# Both kinds of scales, computed by the runtime:
+
+# %%
 theirs = {}
 kinds = {"activation_type": industrial.QuantType.QUInt8}
 kinds |= {"weight_type": industrial.QuantType.QInt8}
@@ -617,6 +670,11 @@ assert mended["student", "nearest", 4] < 47 and mended["student", "nearest", 3] 
 assert mended["student", "nearest", 6] < unrounded["student"] - 1.5
 assert mended["resnet14", "nearest", 6] > unrounded["resnet14"] - 0.5
 assert max(mended[m, p, 2] for m in unrounded for p in plans) < 20
+
+# %% [markdown]
+# Of single layers:
+
+# %% tags=["claims"]
 at_four = {b: mended["resnet14", "scale a channel", b] for b in (4, 3)}
 assert at_four[4] < at_four[3], "three bits are better than four"
 worst = max(layers, key=lambda n: alone[n, 4])
@@ -644,6 +702,11 @@ assert max(three, key=three.get) == "scale a channel"
 assert mended["resnet14", "both", 5] < mended["resnet14", "nearest", 5]
 assert found < 1.5 * tried[0] and nearest > 10 * found
 assert at_three["AdaRound"] > at_three["bias corrected"] > at_three["nearest"] + 5
+
+# %% [markdown]
+# And of the rest:
+
+# %% tags=["claims"]
 assert chosen["conv"] > 4 > chosen["blocks.4.pointwise"]
 assert spent["by damage"] > spent["4 bits, ends 8"] + 0.5
 assert max(needed[8, n] for n in counts) - min(needed[8, n] for n in counts) < 0.8

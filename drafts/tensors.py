@@ -175,6 +175,11 @@ def basis(matrix, rank):
     return torch.linalg.svd(matrix, full_matrices=False).U[:, :rank]
 
 
+# %% [markdown]
+# Both bases, renewed in turn, each for what the other leaves:
+
+
+# %%
 def tucker2(w, r_out, r_in, rounds=0):
     """(O, I, kh, kw) -> core (r_out, r_in, kh, kw), (O, r_out), (I, r_in)."""
     a = basis(w.flatten(1), r_out)
@@ -185,6 +190,11 @@ def tucker2(w, r_out, r_in, rounds=0):
     return torch.einsum("oiyx,oa,ib->abyx", w, a, b), a, b
 
 
+# %% [markdown]
+# What it loses, after so many rounds:
+
+
+# %%
 def loss(core):
     """Relative error; the factors are orthonormal, so lengths are kept."""
     return (1 - core.square().sum() / kernel.square().sum()).sqrt().item()
@@ -219,6 +229,11 @@ def renewed(unfolded, first, second):
     return torch.linalg.lstsq(gram, (unfolded @ k).T).solution.T
 
 
+# %% [markdown]
+# And one factor after the other:
+
+
+# %%
 def als(w, rank, sweeps, seed=0):
     """w (O, I, P) -> factors, and the relative error after each sweep."""
     generator = torch.Generator().manual_seed(seed)
@@ -299,6 +314,10 @@ def quality(model):
     return -F.cross_entropy(logits, validation.labels).item()
 
 
+# %% [markdown]
+# A scan of the layers, and plans by both damages:
+
+# %%
 methods = ("spatial", "svd")  # svd for the linear layer
 scan = lowrank.layer_sensitivity(dense, (0.2, 0.4, 0.65), quality, methods=methods)
 by_energy = lowrank.energy_damages(dense, methods)
@@ -313,19 +332,25 @@ plans = {
 # Which share of its weights does each layer keep? (Energy could choose among all ranks, and
 # validation among the three that were measured, or the whole layer.)
 
+
+# %%
+def kept(plan, name):
+    """Percent of a layer's weights that a plan leaves."""
+    layer, choice = dense.get_submodule(name), plan.get(name)
+    whole = sum(p.numel() for p in layer.parameters())
+    left = lowrank.factorized_parameters(layer, *choice) if choice else whole
+    return 100 * left / whole
+
+
+# %% [markdown]
+# A bar for each layer and plan:
+
 # %%
 names = list(scan)
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
 for shift, (kind, plan) in zip((-0.2, 0.2), plans.items(), strict=True):
-    kept = []
-    for name in names:
-        layer = dense.get_submodule(name)
-        whole = sum(p.numel() for p in layer.parameters())
-        choice = plan.get(name)
-        left = lowrank.factorized_parameters(layer, *choice) if choice else whole
-        kept.append(100 * left / whole)
     rows = [row + shift for row in range(len(names))]
-    ax.barh(rows, kept, 0.4, label=kind)
+    ax.barh(rows, [kept(plan, name) for name in names], 0.4, label=kind)
 ax.set(yticks=range(len(names)), yticklabels=names, xlabel="weights left (%)")
 ax.invert_yaxis()
 _ = ax.legend()
@@ -384,6 +409,10 @@ def right(name, variant):
     return report.load_predictions(name, variant) == labels
 
 
+# %% [markdown]
+# Against the baseline, and against pruned channels of as many MACs:
+
+# %%
 baseline = checkpoints.predictions("resnet14") == labels
 channels, lost = right("pruning", "channels L1 50"), {}
 for name in ("spatial", "channel, data-aware", "Tucker-2"):
@@ -422,6 +451,10 @@ def in_eight_bits(model):
     return size, made
 
 
+# %% [markdown]
+# The factorized network in 8 bits, bytes and accuracy:
+
+# %%
 size, rounded = in_eight_bits(networks["validation"])
 crude = training.evaluate(rounded.eval(), judges)
 print(
@@ -445,10 +478,13 @@ plan = {
     if m.kernel_size == (3, 3) and n != "conv"
 }
 networks["Tucker-2"] = lowrank.factorize(dense, plan)
-timed = latency.measure(
-    {name: latency.onnxruntime(model, image) for name, model in networks.items()},
-    rounds=60,
-)
+
+# %% [markdown]
+# All networks in the same rounds:
+
+# %%
+runs = {name: latency.onnxruntime(model, image) for name, model in networks.items()}
+timed = latency.measure(runs, rounds=60)
 for name, model in networks.items():
     share = metrics.count_macs(model) / metrics.count_macs(dense)
     gain = timed["dense"].median / timed[name].median
@@ -511,6 +547,11 @@ tensorly.set_backend("pytorch")
     kernel.double(), rank=[48, 48], modes=[0, 1], n_iter_max=50
 )
 print(f"Tucker-2: TensorLy {loss(core):.4f}, slimcnn {loss(theirs.core):.4f}")
+
+# %% [markdown]
+# CP, by both:
+
+# %%
 small = dense.stage1[1].conv2.weight.detach().flatten(2).double()  # (32, 32, 9)
 cp_theirs = parafac(small, rank=24, n_iter_max=100, init="random", random_state=0)
 rest = small - tensorly.cp_to_tensor(cp_theirs)
@@ -528,6 +569,11 @@ foreign, shape = torchvision.models.resnet18(weights=None).eval(), (1, 3, 64, 64
 energies = lowrank.energy_damages(foreign, ("tucker2",))
 plan = lowrank.choose_ranks(foreign, energies, budget=0.5, input_shape=shape)
 made = lowrank.factorize(foreign, plan)
+
+# %% [markdown]
+# Saved, loaded, and the same:
+
+# %%
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "resnet18.safetensors"
     lowrank.save_factorized(made, path)

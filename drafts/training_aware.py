@@ -68,6 +68,11 @@ train = data.load("train").subset(6000)
 calibration = train.images[:300]
 resnet = quant.fold_batch_norm(checkpoints.load("resnet14"))
 student = quant.fold_batch_norm(checkpoints.load("student"))
+
+# %% [markdown]
+# Rounded to the nearest, on a thousand validation images:
+
+# %%
 rounded = {}
 for name, model in (("resnet14", resnet), ("student", student)):
     for bits in (8, 4, 3, 2):
@@ -118,9 +123,7 @@ half = quant.Quantizer(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), -3
 loss = (2 * quant.fake_quantize(w, half) - 2) ** 2
 loss.backward()
 moved = (w - 0.1 * w.grad).detach()
-print(
-    f"gradient {w.grad.item():.0f}, new weight {moved.item():.1f}, rounds to {half(moved):.1f}"
-)
+print(f"gradient {w.grad:.0f}, new weight {moved:.1f}, rounds to {half(moved):.1f}")
 assert w.grad == -4 and half(moved) == 1
 
 # %% [markdown]
@@ -145,11 +148,14 @@ def straight_through(x, scale, low, high):
 # The equality cell, forwards and backwards: the package, and PyTorch's own operation.
 
 # %%
-weight = torch.randn(
-    16, 8, generator=torch.Generator().manual_seed(1), requires_grad=True
-)
+weight = torch.randn(16, 8, requires_grad=True)
 three = quant.symmetric_quantizer(torch.tensor(1.5), bits=3)
 upstream = torch.randn(16, 8)
+
+# %% [markdown]
+# Three ways to compute one thing:
+
+# %%
 found = []
 for function in (
     lambda w: straight_through(w, float(three.scale), -3, 3),
@@ -210,6 +216,11 @@ schemes = {
     "3 bits": quant.Scheme(3, 3),
     "3 bits, learned steps": quant.Scheme(3, 3, learned=True),
 }
+
+# %% [markdown]
+# Before the epoch, and after it:
+
+# %%
 before, after, tuned = {}, {}, {}
 for name, scheme in schemes.items():
     network = student
@@ -240,24 +251,19 @@ report.table(rows)
 
 # %%
 one_seed = {r.settings["variant"]: r.accuracy for r in aware if r.seed == 0}
-lines = {
-    "trained": [
-        one_seed[f"trained, weights {b}, activations {b}"] for b in (8, 4, 3, 2)
-    ],
-    "learned steps": [
-        one_seed[f"trained, weights {b}, activations {b}, learned steps"]
-        for b in (4, 3, 2)
-    ],
-}
+name = "trained, weights {0}, activations {0}"
+lines = {"not trained": [rounded["resnet14", b] for b in (8, 4, 3, 2)]}
+lines["trained"] = [one_seed[name.format(b)] for b in (8, 4, 3, 2)]
+steps = [one_seed[f"{name.format(b)}, learned steps"] for b in (4, 3, 2)]
+
+# %% [markdown]
+# Steps are learned where levels are few, at four bits and below:
+
+# %%
 fig, ax = plt.subplots()
-ax.plot(
-    (8, 4, 3, 2),
-    [rounded["resnet14", b] for b in (8, 4, 3, 2)],
-    "s--",
-    label="not trained",
-)
-ax.plot((8, 4, 3, 2), lines["trained"], "o-", label="trained")
-ax.plot((4, 3, 2), lines["learned steps"], "^-", label="trained, learned steps")
+for (label, line), style in zip(lines.items(), ("s--", "o-"), strict=True):
+    ax.plot((8, 4, 3, 2), line, style, label=label)
+ax.plot((4, 3, 2), steps, "^-", label="trained, learned steps")
 ax.set(xlabel="bits of weights and activations", ylabel="accuracy (%)", ylim=(85, 96))
 ax.invert_xaxis()
 _ = ax.legend()
@@ -284,12 +290,21 @@ class PlainRounding(nn.Module):
         return torch.round(weight / scale) * scale
 
 
+# %% [markdown]
+# In each layer of the student, then an epoch on a thousand images:
+
+# %%
 stuck = quant.quantize(student, quant.Scheme(4, None), calibration)
 for module in stuck.modules():
     if isinstance(module, quant.QuantizedLayer):
         module.weight_quantizer = PlainRounding(4)
 plain = replace(recipe, weight_decay=0.0)
 trained, _ = training.fit(stuck, train.subset(1000), plain, seed=0)
+
+# %% [markdown]
+# Which weights have moved?
+
+# %%
 same = [
     torch.equal(a, b)
     for (name, a), b in zip(stuck.named_parameters(), trained.parameters(), strict=True)
@@ -306,6 +321,11 @@ print(f"{sum(same)} of {len(same)} weights have not moved at all")
 network = tuned["3 bits"]
 layer = network.blocks[2].pointwise
 optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+# %% [markdown]
+# Sixty steps, and the integers after each:
+
+# %%
 history = []
 for batch in data.batches(train, 64, seed=1, epoch=0):
     optimizer.zero_grad()
@@ -317,9 +337,8 @@ for batch in data.batches(train, 64, seed=1, epoch=0):
         break
 jumps = (torch.stack(history).diff(dim=0) != 0).sum(0)
 print(f"{100 * (jumps > 0).float().mean():.0f} % of the weights change their level,")
-print(
-    f"{100 * (jumps > 1).float().mean():.0f} % more than once, the busiest {jumps.max()} times"
-)
+often = 100 * (jumps > 1).float().mean()
+print(f"{often:.0f} % more than once, the busiest {jumps.max()} times")
 
 # %% [markdown]
 # That is why learning rates are small at the end of such a training, and falling to zero: the
@@ -345,6 +364,11 @@ print(
 simulated = quant.place_quantizers(tuned["4 bits"], calibration)
 integer = quant.IntegerNetwork(simulated)
 images = data.normalize(validation.images)
+
+# %% [markdown]
+# Written, run, and packed into four bits each:
+
+# %%
 with tempfile.TemporaryDirectory() as folder:
     path = quant.to_qdq_onnx(simulated, images[:1], Path(folder) / "a.onnx", True)
     logits = latency.onnxruntime(path, images)()
