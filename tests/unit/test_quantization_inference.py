@@ -62,6 +62,25 @@ class Everything(nn.Module):
         return self.fc(self.dropout(torch.cat((a, b.view(b.size(0), -1)), 1)))
 
 
+class Keywords(nn.Module):
+    """The same operations, called in other ways; linear layers on sequences."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 4, 3, padding="same", padding_mode="reflect")
+        self.other = nn.Conv2d(1, 4, 3, padding=1, groups=1)
+        self.rows, self.fc = nn.Linear(16, 6), nn.Linear(6, 3, bias=False)
+
+    def forward(self, x):
+        a, b = F.relu(input=self.conv(x)), self.other(x)
+        a = torch.add(a, b, alpha=1.7) - a
+        a = torch.cat(tensors=(a, b.sub(a)), dim=1)
+        y = F.adaptive_avg_pool2d(a, output_size=(4, 16)).flatten(1, 2)  # (B, 32, 16)
+        y = torch.relu(self.rows(y))
+        return self.fc(y.mean(dim=1)), y.mean(dim=(1, 2), keepdim=True)
+
+
 def integers_of(network, x):
     """The integers behind each placed quantizer's output, as the network itself has them."""
     found = {}
@@ -287,6 +306,47 @@ def test_what_integers_are_not_known_for():
         q.IntegerNetwork(Gate())
     with pytest.raises(ValueError, match="arithmetic is 'exact'; allowed are"):
         q.IntegerNetwork(placed("student"), "exact")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_operations_with_keywords_and_linear_layers_on_sequences(per_channel, tmp_path):
+    scheme = q.Scheme(per_channel=per_channel)
+    network = q.place_quantizers(q.quantize(Keywords(), scheme, images()), images())
+    x = data.normalize(images(6, seed=1))
+    expected = integers_of(network, x)
+    steps = q.IntegerNetwork(network).steps(x, expected)
+    for name, integers in expected.items():
+        difference = (steps[name] - integers).abs()
+        assert difference.max() <= 1, name
+        assert (difference > 0).float().mean() <= 0.01, name
+    with torch.no_grad():
+        real = network(x)
+    for found, wanted in zip(q.IntegerNetwork(network)(x), real, strict=True):
+        torch.testing.assert_close(found, wanted, atol=0.1 * wanted.abs().max().item(), rtol=0)
+
+
+def test_layers_that_are_not_quantized_stay_in_the_file(tmp_path):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.rows = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(16, 5)
+            self.line = nn.Conv1d(32, 3, 3)
+
+        def forward(self, x):
+            return self.line(self.rows(self.conv(x)).flatten(1, 2)).flatten(1)
+
+    network = q.place_quantizers(q.quantize(Mixed(), q.Scheme(), images()), images())
+    x = data.normalize(images(3, seed=1))
+    path = q.to_qdq_onnx(network, x, tmp_path / "mixed.onnx")
+    arrays = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+    assert sorted(a.size for a in arrays if a.dtype == np.int8 and a.size > 5) == [18, 80]
+    (found,) = session(path).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        wanted = network(x)
+    torch.testing.assert_close(
+        torch.from_numpy(found), wanted, atol=0.05 * wanted.abs().max().item(), rtol=0
+    )
 
 
 # --- QDQ files ---------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ def _sums(value: Stored | Sums) -> Sums:
     return Sums(((value.integers - value.quantizer.zero_point, value.quantizer.scale),))
 
 
-def _layer(module: QuantizedLayer, x: Stored) -> Sums:
-    ((integers, input_scale),) = _sums(x).terms
+def _layer(module: QuantizedLayer, input: Stored) -> Sums:
+    ((integers, input_scale),) = _sums(input).terms
     layer = module.layer
     weight, scale = module.weight_quantizer.integers(layer.weight)
     scale = scale.double() * input_scale.double()
@@ -104,36 +104,46 @@ def _layer(module: QuantizedLayer, x: Stored) -> Sums:
     if layer.bias is not None:
         bias = int32(torch.round(layer.bias.detach().double() / scale))
     sums = integer_layer(layer, integers, weight, bias)
-    if scale.ndim:  # a scale for each channel
-        scale = scale.view(-1, *[1] * (sums.ndim - 2)) if sums.ndim > 2 else scale
+    if scale.ndim and isinstance(layer, nn.Conv2d):  # of a linear layer channels come last
+        scale = scale.view(-1, 1, 1)
     return Sums(((sums, scale),))
 
 
-def _relu(value: Stored | Sums, inplace: bool = False, *, high: float = inf) -> Sums:
-    sums = _sums(value)
+def _relu(input: Stored | Sums, inplace: bool = False, *, high: float = inf) -> Sums:
+    sums = _sums(input)
     return replace(sums, low=max(sums.low, 0.0), high=min(sums.high, high))
 
 
-def _add(a: Stored, b: Stored) -> Sums:
-    return Sums((*_sums(a).terms, *_sums(b).terms))
+def _add(input: Stored, other: Stored, *, alpha: float = 1.0) -> Sums:
+    """Input + alpha · other; a sign goes into the integers, since scales are positive."""
+    ((x, scale),) = _sums(other).terms
+    if alpha == 0:
+        raise ValueError("integer arithmetic with alpha = 0 is not known; leave the addend out")
+    sign = 1 if alpha > 0 else -1
+    return Sums((*_sums(input).terms, (sign * x, abs(alpha) * scale)))
 
 
-def _cat(parts: Sequence[Stored], dim: int = 0) -> Sums:
+def _subtract(input: Stored, other: Stored, *, alpha: float = 1.0) -> Sums:
+    return _add(input, other, alpha=-alpha)
+
+
+def _cat(tensors: Sequence[Stored], dim: int = 0) -> Sums:
     """Side by side, each number with the scale of its part."""
-    integers, scales = zip(*[_sums(part).terms[0] for part in parts], strict=True)
+    integers, scales = zip(*[_sums(part).terms[0] for part in tensors], strict=True)
     along = [scale.expand(q.shape[dim]) for q, scale in zip(integers, scales, strict=True)]
     shape = [-1 if d == dim % integers[0].ndim else 1 for d in range(integers[0].ndim)]
     return Sums(((torch.cat(integers, dim), torch.cat(along).view(shape)),))
 
 
-def _mean(value: Stored, dim: int | Sequence[int], keepdim: bool = False) -> Sums:
-    ((x, scale),) = _sums(value).terms
-    count = prod(x.shape[d] for d in ([dim] if isinstance(dim, int) else dim))
-    return Sums(((int32(x.double().sum(dim, keepdim)), scale.double() / count),))
+def _mean(input: Stored, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Sums:
+    ((x, scale),) = _sums(input).terms
+    dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    count = prod(x.shape[d] for d in dims)
+    return Sums(((int32(x.double().sum(dims, keepdim)), scale.double() / count),))
 
 
 def _average_pool(
-    value: Stored,
+    input: Stored,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -147,15 +157,15 @@ def _average_pool(
         options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)
         return F.avg_pool2d(x.double(), *options)
 
-    ((x, scale),) = _sums(value).terms
+    ((x, scale),) = _sums(input).terms
     ones = torch.ones(1, *x.shape[-2:])
     share = pool(ones, divisor_override) / pool(ones, 1)
     return Sums(((int32(pool(x, 1)), scale.double() * share),))
 
 
-def _adaptive_average_pool(value: Stored, output_size: Any) -> Sums:
+def _adaptive_average_pool(input: Stored, output_size: Any) -> Sums:
     """Windows of adaptive pools may differ in size, so each place has its own scale."""
-    ((x, scale),) = _sums(value).terms
+    ((x, scale),) = _sums(input).terms
     means = F.adaptive_avg_pool2d(x.double(), output_size)
     height, width = (
         _windows(n, parts) for n, parts in zip(x.shape[-2:], means.shape[-2:], strict=True)
@@ -170,28 +180,28 @@ def _windows(size: int, parts: int) -> Tensor:
     return -((-first - size) // parts) - first // parts
 
 
-def _moves(function: Callable, value: Any, *args: Any, **kwargs: Any) -> Any:
+def _moves(function: Callable, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The same function of the integers; sums come here only on their way out of the network."""
-    if not isinstance(value, Stored):
-        return function(real(value), *args, **kwargs)
+    if not isinstance(input, Stored):
+        return function(real(input), *args, **kwargs)
 
     def stored(part: Any) -> Any:
-        return Stored(part, value.quantizer) if isinstance(part, Tensor) else part
+        return Stored(part, input.quantizer) if isinstance(part, Tensor) else part
 
-    return fx.node.map_aggregate(function(value.integers, *args, **kwargs), stored)
+    return fx.node.map_aggregate(function(input.integers, *args, **kwargs), stored)
 
 
-def _largest(pool: Callable, value: Any, *args: Any, **kwargs: Any) -> Any:
+def _largest(pool: Callable, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The largest integer is that of the largest number; PyTorch pools real numbers only."""
 
     def function(x: Tensor) -> Tensor:
         return pool(x.double(), *args, **kwargs).to(x.dtype)
 
-    return _moves(function, value)
+    return _moves(function, input)
 
 
-def _same(value: Any, *args: Any, **kwargs: Any) -> Any:
-    return value
+def _same(input: Any, *args: Any, **kwargs: Any) -> Any:
+    return input
 
 
 def _method(name: str) -> Callable:
@@ -216,6 +226,7 @@ _MODULES: dict[type, Callable] = {
 # Called as the function, or as the method of its first argument, was.
 _CALLS: dict[Any, Callable] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), _subtract),
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), _relu),
     F.relu6: partial(_relu, high=6.0),
     torch.cat: _cat,

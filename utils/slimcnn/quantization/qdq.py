@@ -192,15 +192,29 @@ def _store_integers_(onnx: Any, graph: Any) -> None:
         graph.node.insert(list(graph.node).index(node), made)
         node.input[place] = name
 
+    def dequantized(name: str) -> Any:
+        """The DequantizeLinear node that makes a tensor, if one does."""
+        node = made_by.get(name)
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
     for node in [n for n in graph.node if n.op_type in ("Conv", "Gemm")]:
-        x, weight = (made_by.get(name) for name in node.input[:2])
+        x, weight = (dequantized(name) for name in node.input[:2])
+        if weight is None:
+            continue  # a layer that is not quantized
         rounded = made_by[weight.input[0]]  # QuantizeLinear of what the integers stand for
         values, scale, zero = (constants[name] for name in rounded.input)
         put(node, 1, "weight", values, scale, zero)
-        if len(node.input) == 3:
+        if len(node.input) == 3 and x is not None and node.input[2] in constants:
             bias = constants[node.input[2]]
             scale = constants[x.input[1]].astype(np.float64) * np.broadcast_to(scale, bias.shape)
             put(node, 2, "bias", bias, scale, np.int32(0))
+    for node in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
+        if node.input[0] in constants:  # of layers that became another operation, such as MatMul
+            x, scale, zero = (constants[name] for name in node.input)
+            along = scale.reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale
+            integers = np.round(x / along).astype(zero.dtype)
+            graph.initializer.append(onnx.numpy_helper.from_array(integers, node.output[0]))
+            graph.node.remove(node)
     _drop_unused_(graph)
 
 
