@@ -40,31 +40,43 @@ def folded(name: str, seed: int) -> nn.Module:
 
 
 def record(
-    network: nn.Module, name: str, variant: str, seed: int, technique: str, finalist: bool, **more
+    network: nn.Module,
+    name: str,
+    variant: str,
+    seed: int,
+    technique: str,
+    finalist: bool,
+    compute: Callable[[nn.Module], nn.Module] = lambda network: network,
+    **settings: object,
 ) -> report.Record:
-    """Measure on the test set; the file has packed integers."""
-    computed = more.pop("computed", network)
+    """Measure on the test set what a file of packed integers gives back, computed in some way."""
+    path = ROOT / "runs" / "quantized.safetensors"
+    quantization.save_quantized(network, path)
+    stored = quantization.load_quantized(folded(name, seed), path)
+    path.unlink()
     return final_record(
-        computed,
+        compute(stored),
         "quantization",
         variant,
         seed,
         technique,
-        save=lambda _, path: quantization.save_quantized(network, path),
+        save=lambda _, file: quantization.save_quantized(stored, file),
         keep=finalist and seed == 0,
         name=name,
-        **more,
+        **settings,
     )
 
 
 def integers(name: str, variant: str, seed: int, state: Path) -> report.Record:
     """Eight bits, computed with integers alone."""
     model, images = folded(name, seed), calibration()
+
+    def compute(network: nn.Module) -> nn.Module:
+        return quantization.IntegerNetwork(quantization.place_quantizers(network, images))
+
     network = quantization.quantize(model, Scheme(), images)
-    exact = quantization.IntegerNetwork(quantization.place_quantizers(network, images))
-    return record(
-        network, name, variant, seed, "post-training quantization", True, computed=exact, epochs=0
-    )
+    more = {"compute": compute, "epochs": 0, "arithmetic": "integers"}
+    return record(network, name, variant, seed, "post-training quantization", True, **more)
 
 
 def rounded(

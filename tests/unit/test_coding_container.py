@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimcnn import masking, pruning
+from slimcnn import data, masking, pruning, quantization
 from slimcnn.coding import SlimError, kmeans, load_slim, save_slim
 from slimcnn.models import ResNet14, StudentNet
 
@@ -71,6 +71,16 @@ def test_deep_compression_is_small(tmp_path):
     # batch norms, which are new here, cost next to nothing
     assert dense / size > 28
     same_bits(model, load_slim(path))
+
+
+def test_a_network_with_other_layers_needs_its_architecture_and_no_random_number(tmp_path):
+    split = data.load("train").subset(10)
+    quantized = quantization.quantize(StudentNet(), quantization.Scheme(), split.images)
+    torch.manual_seed(0)
+    save_slim(quantized, tmp_path / "quantized.slim")
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(SlimError, match="does not say which network"):
+        load_slim(tmp_path / "quantized.slim")
 
 
 def test_a_foreign_network_needs_its_architecture(tmp_path):
@@ -229,6 +239,7 @@ def names_of(model):
         (forged({}), "its header does not name the tensors"),
         (forged({"names": "x"}), "does not say which network"),
         (forged({"names": "x", "model": "os.system", "arguments": {}}), "which is not known"),
+        (forged({"names": "x", "model": ["student"], "arguments": {}}), "which is not known"),
         (forged({"names": "x", "model": "student", "arguments": {"width": "9"}}), "not known"),
         (forged({"names": "x", "model": "student", "arguments": [1]}), "not known"),
         (forged({"names": "x", "model": "student", "arguments": {"depth": 9}}), "cannot be built"),

@@ -96,3 +96,12 @@ def test_what_sharing_refuses():
         coding.share_weights(network(), 0)
     with pytest.raises(ValueError, match="start is 'middle'"):
         coding.share_weights(network(), 2, "middle")
+
+
+def test_weight_averaging_leaves_indices_alone():
+    shared = coding.share_weights(network(), 40)
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.01, average=0.9, augmentation=None)
+    trained, _ = training.fit(shared, split(), recipe, seed=0, device="cpu", progress=False)
+    for index in (0, 4):
+        found, given = (m[index].parametrizations.weight[0].indices for m in (trained, shared))
+        assert torch.equal(found, given)

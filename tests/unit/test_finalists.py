@@ -10,6 +10,7 @@ from slimcnn import (
     metrics,
     models,
     pruning,
+    quantization,
     report,
     sparsity,
     training,
@@ -35,6 +36,12 @@ def rebuild(record: report.Record, file: Path):
         return sparsity.load_encoded(network, file)
     if record.technique == "channel pruning":
         return pruning.load_pruned(network, file)
+    if "quantiz" in record.technique:
+        network = quantization.load_quantized(quantization.fold_batch_norm(network), file)
+        if record.settings.get("arithmetic") != "integers":
+            return network
+        images = data.load("train").subset(500).images
+        return quantization.IntegerNetwork(quantization.place_quantizers(network, images))
     checkpoints.load_weights_(network, file)
     return network
 

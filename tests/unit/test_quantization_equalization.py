@@ -134,3 +134,31 @@ def test_networks_that_cannot_be_traced_are_refused():
 
     with pytest.raises(ValueError, match="Depends cannot be traced by"):
         q.equalize(Depends())
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return torch.nn.functional.linear(self.c(self.b(self.a(x))), self.c.weight[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Linear(16, 5)), (2, 1, 16, 16)),
+        (nn.Sequential(nn.Conv2d(1, 16, 3), nn.Flatten(2), nn.Linear(16, 5)), (2, 1, 6, 6)),
+        (nn.Sequential(nn.Linear(6, 3), nn.Conv2d(3, 2, 1)), (2, 3, 5, 6)),
+        (nn.Sequential(nn.Linear(6, 4), nn.AdaptiveAvgPool2d(4), nn.Linear(4, 2)), (2, 3, 5, 6)),
+        (Tied(), (2, 4)),
+    ],
+    ids=["rows", "places", "columns", "pooled", "tied"],
+)
+def test_sizes_that_happen_to_match_are_no_pair(model, shape):
+    model, x = model.double(), torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(q.equalize(model)(x), model(x), atol=1e-12, rtol=1e-10)

@@ -1,12 +1,13 @@
 """slimcnn.quantization.files: bits by hand, networks back bit by bit, and what is refused."""
 
 import copy
+import json
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slimcnn import checkpoints, data, models
@@ -112,12 +113,22 @@ def test_what_files_refuse(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
     with pytest.raises(CheckpointError, match="does not fit this network"):
         q.load_quantized(nn.Sequential(*network(), nn.Linear(3, 3)), path)
+    saved = load_file(path)
+    for number in (7, -1):
+        layers = {"layers": {n: [8, number] for n in ("0", "2", "6")}, "inputs": []}
+        save_file(saved, path, metadata={"slimcnn.quantization": json.dumps(layers)})
+        with pytest.raises(CheckpointError, match="does not fit this network"):
+            q.load_quantized(network(), path)
     for bits in (0, 17, 2.0, True):
         with pytest.raises(ValueError, match="bits is"):
             q.pack(torch.zeros(3), bits)
     with pytest.raises(ValueError, match="integers from -5 to 3 need over 3 bits"):
         q.pack(torch.tensor([3, -5]), 3)
-    with pytest.raises(ValueError, match="need over 1 bits"):
-        q.pack(torch.tensor([1, 2]), 1)
+    for wrong in ([1, 2], [0, 1], [-3, 1]):
+        with pytest.raises(ValueError, match="need over 1 bits"):
+            q.pack(torch.tensor(wrong), 1)
+    placed = q.place_quantizers(q.quantize(network(), q.Scheme(), images()), images())
+    with pytest.raises(ValueError, match="save it as `quantize` gave it"):
+        q.save_quantized(placed, path)
     with pytest.raises(ValueError, match="2 bytes for 3 integers of 8 bits"):
         q.unpack(bytes(2), 8, (3,))

@@ -189,6 +189,8 @@ def test_what_placing_refuses():
         q.place_quantizers(Everything(), images())
     with pytest.raises(ValueError, match="Depends cannot be traced by"):
         q.place_quantizers(Depends(), images())
+    with pytest.raises(ValueError, match="range is 'best'; allowed are 'min-max'"):
+        q.place_quantizers(q.quantize(Everything(), q.Scheme(), images()), images(), range="best")
 
 
 # --- integers alone ----------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_what_integers_are_not_known_for():
         q.IntegerNetwork(network)
     normed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))
     network = q.place_quantizers(q.quantize(normed, q.Scheme(), images()), images())
-    with pytest.raises(ValueError, match=r"\(BatchNorm2d\); fold batch norms first"):
+    with pytest.raises(ValueError, match=r"\(BatchNorm2d\); batch norms can be folded"):
         q.IntegerNetwork(network)
     with pytest.raises(TypeError, match="a Gate has no quantizers between its layers; place them"):
         q.IntegerNetwork(Gate())
@@ -347,6 +349,115 @@ def test_layers_that_are_not_quantized_stay_in_the_file(tmp_path):
     torch.testing.assert_close(
         torch.from_numpy(found), wanted, atol=0.05 * wanted.abs().max().item(), rtol=0
     )
+
+
+class InPlace(nn.Module):
+    """Operations whose result nobody takes, and a tensor that is read after one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.a(x)
+        self.relu(y)
+        z = self.b(y)
+        F.relu(z, True)
+        y.add_(z)
+        y = 1 + y - 0.5
+        y = self.c(y) + 0
+        return y.mean(axis=(2, 3)).view(y.size(0), -1)
+
+
+def by_onnx_runtime(network, x, path):
+    q.to_qdq_onnx(network, x, path)
+    return torch.from_numpy(session(path).run(None, {"input": x.numpy()})[0])
+
+
+def test_what_works_in_place_and_numbers(tmp_path):
+    model = InPlace()
+    network = q.place_quantizers(q.quantize(model, q.Scheme(), images()), images())
+    x = data.normalize(images(6, seed=1))
+    with torch.no_grad():
+        wanted, simulated = model(x), network(x)
+    exact, found = q.IntegerNetwork(network)(x), by_onnx_runtime(network, x, tmp_path / "a.onnx")
+    for other in (simulated, exact, found):
+        torch.testing.assert_close(other, wanted, atol=0.05 * wanted.abs().max().item(), rtol=0)
+    # the size that is asked for is no reason to round the outputs
+    assert "mean" not in quantized_names(network)
+
+
+def test_a_part_has_its_own_range_and_a_pool_the_same(tmp_path):
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(2, 2, 1)
+            self.last, self.pool = nn.Conv2d(4, 3, 1), nn.MaxPool2d(2)
+            with torch.no_grad():
+                self.first.weight[:2] *= 20  # which the second layer does not read
+
+        def forward(self, x):
+            one, two = self.first(x).chunk(2, 1)
+            return self.last(self.pool(torch.cat([one, self.second(two)], 1)))
+
+    model = Halves()
+    quantized = q.quantize(model, q.Scheme(8, 6, ends=None), images())
+    network = q.place_quantizers(quantized, images())
+    x = data.normalize(images(6, seed=1))
+    whole = model.first(data.normalize(images())).detach()
+    after = network.tensor_quantizers.after_first
+    assert after.high.item() == pytest.approx(whole.max().item(), rel=0.01) and after.bits == 6
+    assert after.low.item() == pytest.approx(whole.min().item(), rel=0.01)
+    pooled = network.tensor_quantizers.after_cat
+    assert pooled.high == quantized.last.input_quantizer.high and pooled.bits == 6
+    found = by_onnx_runtime(network, x, tmp_path / "halves.onnx")
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(x), atol=1.0, rtol=0)
+        assert (network(x) - model(x)).abs().max() < 0.1 * model(x).abs().max()
+
+
+def test_dead_channels_have_biases_that_fit(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(588, 3)
+    )
+    with torch.no_grad():
+        model[0].weight[0] *= 1e-8
+        model[0].weight[1] = 0
+        model[0].bias += 0.3
+    x = data.normalize(images(6, seed=1))
+    for scheme in (q.Scheme(), q.Scheme(1, 8, ends=None)):
+        network = q.place_quantizers(q.quantize(model, scheme, images()), images())
+        with torch.no_grad():
+            wanted = network(x)
+        exact = q.IntegerNetwork(network)(x)
+        found = by_onnx_runtime(network, x, tmp_path / "dead.onnx")
+        for other in (exact, found):
+            torch.testing.assert_close(other, wanted, atol=0.05 * wanted.abs().max().item(), rtol=0)
+
+
+def test_a_file_of_a_network_with_keywords(tmp_path):
+    class First(Keywords):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    network = q.place_quantizers(q.quantize(First(), q.Scheme(), images()), images())
+    x = data.normalize(images(6, seed=1))
+    found = by_onnx_runtime(network, x, tmp_path / "keywords.onnx")
+    with torch.no_grad():
+        wanted = network(x)
+    torch.testing.assert_close(found, wanted, atol=0.1 * wanted.abs().max().item(), rtol=0)
+
+
+def test_the_first_operation_may_be_a_relu():
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 2, 3))
+    network = q.place_quantizers(q.quantize(model, q.Scheme(), images()), images())
+    x = data.normalize(images(6, seed=1))
+    with torch.no_grad():
+        torch.testing.assert_close(q.IntegerNetwork(network)(x), network(x), atol=0.02, rtol=0)
 
 
 # --- QDQ files ---------------------------------------------------------------------------------

@@ -74,6 +74,35 @@ def test_a_layer_that_is_used_twice_is_quantized_in_both_places():
     assert found.high == max(first.max(), second.max())
 
 
+def test_the_ends_are_those_of_the_computation_and_calls_may_have_keywords():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.head, self.unused = nn.Conv2d(4, 2, 1), nn.Linear(3, 3)
+            self.stem, self.middle = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.head(input=self.middle(self.stem(x)))
+
+    quantized = q.quantize(HeadFirst(), q.Scheme(4, 3), images())
+    bits = {n: m.weight_quantizer.bits for n, m in quantized.named_children()}
+    assert bits == {"head": 8, "unused": 4, "stem": 8, "middle": 4}
+    assert [m.input_quantizer.bits for m in (quantized.stem, quantized.middle)] == [8, 3]
+    quantized(data.normalize(images()))
+
+
+def test_a_quantizer_of_several_tensors_keeps_its_range_in_training():
+    torch.manual_seed(0)
+    shared = nn.Conv2d(1, 1, 3, padding=1)
+    model = nn.Sequential(shared, nn.Sequential(nn.ReLU(), shared), nn.Flatten(), nn.Linear(64, 2))
+    quantized = q.quantize(model.eval(), q.Scheme(4, 4, ends=None), images())
+    before = quantized[0].input_quantizer.high.clone()
+    quantized.train()(3 * data.normalize(images()))
+    assert quantized[0].input_quantizer.high == before
+    assert quantized[3].input_quantizer.high != 0
+
+
 def test_names_bits_and_the_ends():
     quantized = q.quantize(network(), q.Scheme(4, 3), images())
     layers = [m for m in quantized.modules() if isinstance(m, q.QuantizedLayer)]
@@ -118,6 +147,10 @@ def test_weights_ranges_are_those_of_the_method(name):
     }[name]
     expected = q.symmetric_quantizer(torch.maximum(-low, high), 3, 0)
     torch.testing.assert_close(quantized[2].weight_quantizer(weight), expected(weight))
+
+
+def test_kl_ranges_of_many_bits():
+    q.quantize(network(), q.Scheme(8, 13, range="kl", ends=None), images(2))
 
 
 def test_nothing_given_is_changed_and_sixteen_bits_lose_almost_nothing():
@@ -181,6 +214,8 @@ def test_schemes_are_checked(arguments, message):
 def test_what_quantize_refuses():
     with pytest.raises(ValueError, match="there are no images"):
         q.quantize(network(), q.Scheme(), images()[:0])
+    with pytest.raises(ValueError, match="is a layer itself; put it into"):
+        q.quantize(nn.Conv2d(1, 2, 3), q.Scheme(), images())
     with pytest.raises(ValueError, match="ReLU has no convolution and no linear layer"):
         q.quantize(nn.ReLU(), q.Scheme(), images())
     masked = masking.apply_masks(network(), {"0.weight": torch.ones(4, 1, 3, 3).bool()})

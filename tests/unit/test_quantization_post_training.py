@@ -53,6 +53,20 @@ def test_means_are_those_of_the_original_afterwards():
     assert made[0].layer.bias is not None and model[0].bias is None
 
 
+def test_linear_layers_have_their_channels_last():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 1)).eval()
+    rounded = q.quantize(model, q.Scheme(2, None, ends=None), images())
+    made = q.correct_bias(rounded, model, images())
+    x = data.normalize(images())  # (N, 1, 8, 8): rows of eight
+    with torch.no_grad():
+        for layer in (1, 3):
+            a, b = (m[:layer](x).flatten(0, -2).mean(0) for m in (made, model))
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        with torch.no_grad():  # in which it is learned all the same
+            q.ada_round(rounded, model, images(), iterations=3)
+
+
 def test_what_correction_refuses():
     model = network()
     rounded = q.quantize(model, q.Scheme(), images())

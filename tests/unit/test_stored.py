@@ -22,6 +22,13 @@ def test_predictions_by_name_and_variant(tmp_path, monkeypatch):
         stored.load_predictions("b", "half")
 
 
+def test_predictions_are_in_the_order_of_the_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "places", lambda: [tmp_path])
+    rows = {f"a-seed{seed}": torch.full((2,), seed, dtype=torch.uint8) for seed in (10, 2, 0)}
+    save_file(rows, tmp_path / "x-predictions.safetensors")
+    assert stored.load_predictions("x", "a")[:, 0].tolist() == [0, 2, 10]
+
+
 def test_weights_by_variant_and_seed(tmp_path, monkeypatch):
     assert report.weights_path("gradual 90").name == "gradual-90-seed0.safetensors"
     monkeypatch.setattr(stored, "places", lambda: [tmp_path / "empty", tmp_path])

@@ -29,7 +29,8 @@ def load_predictions(name: str, variant: str) -> Tensor:
     """
     path = _found(Path(f"{name}-predictions.safetensors"))
     stored = load_file(path)
-    rows = [stored[key] for key in sorted(stored) if key.rpartition("-seed")[0] == variant]
+    keys = [key for key in stored if key.rpartition("-seed")[0] == variant]
+    rows = [stored[k] for k in sorted(keys, key=lambda key: int(key.rpartition("-seed")[2]))]
     if not rows:
         known = ", ".join(sorted({key.rpartition("-seed")[0] for key in stored}))
         raise RecordError(f"{path} has no predictions of {variant!r}; it has those of {known}")

@@ -129,9 +129,7 @@ def fit(
     device = torch.device(device) if device is not None else best_device()
     objective = objective or cross_entropy(recipe.label_smoothing)
     model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
-    averaged = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True
-    )
+    averaged = AveragedModel(model, multi_avg_fn=_averaging(recipe.average), use_buffers=True)
     optimizer = torch.optim.SGD(
         _parameter_groups(model, recipe.weight_decay),
         lr=recipe.lr,
@@ -249,6 +247,20 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _averaging(decay: float) -> Callable:
+    """Moving averages of real numbers; whole ones (indices, counters) are the last step's."""
+    moving = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        if averaged[0].is_floating_point():  # PyTorch groups tensors by their type
+            moving(averaged, current, count)
+        else:
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+
+    return update
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -131,8 +131,12 @@ def _architecture(model: nn.Module) -> dict:
     for name, kind in models.MODELS.items():
         if type(model) is not kind:
             continue
-        stem, last = model.conv.weight, model.fc.weight
-        reference = kind().conv.weight.shape[0]
+        state = model.state_dict()
+        stem, last = state.get("conv.weight"), state.get("fc.weight")
+        if stem is None or last is None:
+            continue  # its layers were replaced by others
+        with torch.device("meta"):  # draws no random numbers
+            reference = kind().conv.weight.shape[0]
         arguments = {
             "in_channels": stem.shape[1],
             "num_classes": last.shape[0],
@@ -151,7 +155,8 @@ def _built(header: dict) -> nn.Module:
     if name is None:
         raise SlimError("it does not say which network it holds; pass one as model")
     numbers = arguments.values() if isinstance(arguments, dict) else [None]
-    if name not in models.MODELS or not all(type(n) in (int, float) for n in numbers):
+    known = isinstance(name, str) and name in models.MODELS
+    if not known or not all(type(n) in (int, float) for n in numbers):
         raise SlimError(f"it holds a network {name!r} with {arguments!r}, which is not known")
     try:
         with torch.device("meta"):

@@ -71,8 +71,9 @@ def share_weights(
         filled = weight != 0
         if not filled.any():
             continue  # nothing but zeros, which are shared already
-        book = kmeans(weight[filled], size, start=start)
+        book = kmeans(weight[filled].cpu(), size, start=start)
         indices = torch.zeros_like(weight, dtype=torch.int64)
-        indices[filled] = book.indices + 1
-        parametrize.register_parametrization(layers[name], "weight", Shared(indices, book.values))
+        indices[filled] = book.indices.to(weight.device) + 1
+        shared = Shared(indices, book.values.to(weight.device))
+        parametrize.register_parametrization(layers[name], "weight", shared)
     return model

@@ -10,6 +10,7 @@
     adaround      rounding up or down, learned
     allocation    how many bits for which layer
     files         a quantized network as a file of packed integers
+    graphs        a network as a graph of its operations
     placement     a quantizer on every other tensor, too
     integers      sums of integer products; scales changed by multiplier and shift
     operations    what each operation of a network does to integers

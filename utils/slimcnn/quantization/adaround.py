@@ -63,7 +63,8 @@ def ada_round(
         ‖W x − Ŵ x̂‖² + λ Σ (1 − |2 h(V) − 1|^β),   Ŵ = s · clamp(⌊W / s⌋ + h(V))
 
     small; a falling β drives each h to 0 or 1 in the end. Nagel et al., 2020, arXiv:2004.10568;
-    unlike there, activation functions are not part of what is reconstructed.
+    unlike there, activation functions are not part of what is reconstructed. Of a layer that is
+    used several times, the first use counts.
 
     Args:
         network: from `quantize(model, ...)`, with steps that are not learned; it is not changed.
@@ -102,6 +103,7 @@ def ada_round(
     return network
 
 
+@torch.enable_grad()
 def _learn(
     module: QuantizedLayer, x: Tensor, wanted: Tensor, iterations: int, generator: torch.Generator
 ) -> RoundedWeight:
@@ -113,6 +115,7 @@ def _learn(
     rest = (weight / scale - below).clamp(0.01, 0.99)
     v = torch.logit((rest - low) / (high - low)).requires_grad_()
     optimizer = torch.optim.Adam([v], lr=_RATE)
+    channels = -1 if isinstance(module.layer, nn.Linear) else 1
     stand_in = copy.deepcopy(module)
     stand_in.input_quantizer = nn.Identity()  # x is rounded already
     for step in range(iterations):
@@ -121,7 +124,7 @@ def _learn(
         rounded = (below + up).clamp(quantizer.low, quantizer.high) * scale
         stand_in.weight_quantizer = _Given(rounded)
         difference = stand_in(x[chosen]) - wanted[chosen]
-        loss = difference.square().sum(1).mean()
+        loss = difference.square().sum(channels).mean()
         progress = (step / iterations - _WARMUP) / (1 - _WARMUP)
         if progress >= 0:
             beta = _LAST_BETA + (_FIRST_BETA - _LAST_BETA) * (1 + cos(pi * progress)) / 2

@@ -20,7 +20,8 @@ def correct_bias(network: nn.Module, model: nn.Module, images: Tensor) -> nn.Mod
 
     Rounding a weight by ε moves a layer's output by ε ∗ x, and where inputs have a mean, as after
     ReLU, so has this. Layer after layer, what is too much on average in each output channel is
-    subtracted from the bias. Nagel et al., 2019, arXiv:1906.04721 (empirical correction).
+    subtracted from the bias. Of a layer that is used several times, the first use counts. Nagel et
+    al., 2019, arXiv:1906.04721 (empirical correction).
 
     Args:
         network: from `quantize(model, ...)`; it is not changed.
@@ -40,11 +41,11 @@ def correct_bias(network: nn.Module, model: nn.Module, images: Tensor) -> nn.Mod
     network = copy.deepcopy(network).eval()
     layers = quantized_layers(network, model)
     x = normalize(images.to(next(model.parameters()).device))
-    wanted = outputs(model, list(layers), x, _mean)
+    wanted = outputs(model, list(layers), x, lambda x, output: output.clone())
     for name in wanted:  # in the order of the pass
         module = layers[name]
-        (found,) = outputs(network, [name], x, _mean).values()
-        excess = found - wanted[name]
+        (found,) = outputs(network, [name], x, lambda x, output: output.clone()).values()
+        excess = _mean(module.layer, found - wanted[name])
         bias = module.layer.bias if module.layer.bias is not None else torch.zeros_like(excess)
         module.layer.bias = nn.Parameter((bias - excess).detach())
     return network
@@ -75,14 +76,16 @@ def outputs(
     found: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable:
-        def hook(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-            found.setdefault(name, what(inputs[0], output))
+        def hook(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+            found.setdefault(name, what(args[0] if args else kwargs["input"], output))
             if len(found) == len(names):
                 raise _Done
 
         return hook
 
-    handles = [model.get_submodule(n).register_forward_hook(watch(n)) for n in names]
+    handles = [
+        model.get_submodule(n).register_forward_hook(watch(n), with_kwargs=True) for n in names
+    ]
     try:
         with undisturbed(model), suppress(_Done):
             model(x)
@@ -96,8 +99,8 @@ class _Done(Exception):
     """All that was asked for is there."""
 
 
-def _mean(x: Tensor, output: Tensor) -> Tensor:
-    """Of each output channel."""
-    if output.ndim == 4:
-        return output.mean((0, 2, 3))
-    return output.flatten(0, -2).mean(0)
+def _mean(layer: nn.Module, output: Tensor) -> Tensor:
+    """Of each output channel, of which a linear layer has the last dimension."""
+    if isinstance(layer, nn.Linear):
+        return output.flatten(0, -2).mean(0)
+    return output.mean((0, 2, 3))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from slimcnn.quantization.graphs import trace
+
 _LAYERS = (nn.Conv2d, nn.Linear)
 # s · f(x) = f(s · x) for every s > 0 and channel: what may stand between two layers.
-_HOMOGENEOUS = (
-    *(nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten),
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, *_POOLS)
 _ROUNDS, _ENOUGH = 200, 1e-4
 
 
@@ -33,9 +33,9 @@ def equalize(model: nn.Module) -> nn.Module:
 
     Args:
         model: batch norms folded (`fold_batch_norm`); it is not changed. Pairs are convolutions
-            and linear layers with nothing between them but ReLU, pooling, dropout and flattening,
-            when nothing else reads what lies between. Other layers stay as they are, those beside
-            a ReLU6 too.
+            and linear layers with nothing between them but modules of ReLU, pooling, dropout and
+            flattening, when nothing else reads what lies between. Other layers stay as they are,
+            those beside a ReLU6 or a function too.
 
     Returns:
         The copy, in eval mode.
@@ -55,33 +55,45 @@ def equalize(model: nn.Module) -> nn.Module:
 
 def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     """Two layers each, in the order of the computation."""
-    try:
-        graph = fx.Tracer().trace(model)
-    except Exception as error:  # whatever its code stumbles over
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced by torch.fx ({error}); its forward must not"
-            " depend on the values of tensors"
-        ) from error
-    module_of = {n: model.get_submodule(n.target) for n in graph.nodes if n.op == "call_module"}
-    calls = Counter(module_of.values())
+    traced = trace(model)
+    module_at = {n: n.target for n in traced.graph.nodes if n.op == "call_module"}
+    layer_of = {node: model.get_submodule(name) for node, name in module_at.items()}
+    calls = Counter(layer_of.values())
+    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    read = {str(n.target) for n in traced.graph.nodes if n.op == "get_attr"}
 
     def fits(node: fx.Node) -> bool:
-        layer = module_of.get(node)
+        layer = layer_of.get(node)
         if type(layer) not in _LAYERS or calls[layer] > 1 or parametrize.is_parametrized(layer):
             return False
-        return isinstance(layer, nn.Linear) or layer.padding_mode == "zeros"
+        names = {f"{module_at[node]}.{name}" for name in ("weight", "bias")}
+        alone = all(owners[id(p)] == 1 for p in layer.parameters()) and not names & read
+        return alone and (isinstance(layer, nn.Linear) or layer.padding_mode == "zeros")
 
     pairs = []
-    for node in filter(fits, graph.nodes):
-        following = node
+    for node in filter(fits, traced.graph.nodes):
+        following, between = node, []
         while len(following.users) == 1:
             (following,) = following.users
-            if type(module_of.get(following)) not in _HOMOGENEOUS:
+            if type(layer_of.get(following)) not in _HOMOGENEOUS:
                 break
-        first, second = module_of[node], module_of.get(following)
-        if following is not node and fits(following) and _channels(first) == _inputs(second):
-            pairs.append((first, second))
+            between.append(layer_of[following])
+        if following is not node and fits(following):
+            first, second = layer_of[node], layer_of[following]
+            if _channels(first) == _inputs(second) and _same_channels(first, between, second):
+                pairs.append((first, second))
     return pairs
+
+
+def _same_channels(first: nn.Module, between: list[nn.Module], second: nn.Module) -> bool:
+    """Whether the second layer reads the first one's channels as its own, not another dimension."""
+    shapes = [m for m in between if isinstance(m, nn.Flatten)]
+    if isinstance(first, nn.Linear):
+        pools = [m for m in between if isinstance(m, _POOLS)]
+        return isinstance(second, nn.Linear) and not shapes and not pools
+    if isinstance(second, nn.Conv2d):
+        return not shapes
+    return len(shapes) == 1 and (shapes[0].start_dim, shapes[0].end_dim) == (1, -1)
 
 
 def _channels(layer: nn.Module) -> int:
@@ -100,7 +112,7 @@ def _equalize_(first: nn.Module, second: nn.Module) -> float:
     by_group = second.weight.view(groups, -1, *second.weight.shape[1:])
     before = first.weight.abs().flatten(1).amax(1)
     after = by_group.abs().movedim(2, 1).flatten(2).amax(2).flatten()
-    scale = (before / after).sqrt()
+    scale = before.sqrt() / after.sqrt()
     scale = torch.where((before > 0) & (after > 0), scale, torch.ones_like(scale))
     first.weight.div_(_along(scale, first.weight))
     if first.bias is not None:

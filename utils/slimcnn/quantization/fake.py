@@ -45,6 +45,16 @@ WEIGHT_RANGES: dict[str, Callable[[Tensor, int, int | None], Range]] = {
 }
 
 
+# A channel's range is at least this share of the largest one's: the unit of its sums is the unit of
+# its integer bias, which must neither be huge (for dead channels) nor coarse.
+_SMALLEST_SHARE = 1e-4
+_TINY = 1e-12
+
+
+def _not_tiny(ranges: Tensor) -> Tensor:
+    return ranges.clamp(min=_SMALLEST_SHARE * float(ranges.max())) if ranges.ndim else ranges
+
+
 class WeightQuantizer(nn.Module):
     """Symmetric quantization of a weight by its range, which is found anew in each pass.
 
@@ -62,7 +72,7 @@ class WeightQuantizer(nn.Module):
     def quantizer(self, weight: Tensor) -> Quantizer:
         """The one that this weight gets."""
         low, high = WEIGHT_RANGES[self.range](weight.detach(), self.bits, self.axis)
-        return symmetric_quantizer(torch.maximum(-low, high), self.bits, self.axis)
+        return symmetric_quantizer(_not_tiny(torch.maximum(-low, high)), self.bits, self.axis)
 
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The int32 numbers that are stored for this weight, and their scale."""
@@ -89,7 +99,7 @@ class BinaryWeight(nn.Module):
         """1 and −1, int32, and the scale of each output channel."""
         weight = weight.detach()
         signs = torch.where(weight >= 0, 1, -1).to(torch.int32)
-        return signs, weight.abs().flatten(1).mean(1)
+        return signs, _not_tiny(weight.abs().flatten(1).mean(1)).clamp(min=_TINY)
 
     def forward(self, weight: Tensor) -> Tensor:
         passed = weight.clamp(-1, 1)
@@ -103,7 +113,7 @@ class ActivationQuantizer(nn.Module):
 
     Args:
         bits: 2 to 16.
-        momentum: of the moving average.
+        momentum: of the moving average; 1 keeps the range in training, too.
     """
 
     def __init__(self, bits: int, momentum: float = 0.9):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimcnn.checkpoints import CheckpointError
 from slimcnn.quantization.adaround import RoundedWeight
@@ -42,7 +42,7 @@ def pack(integers: Tensor, bits: int) -> bytes:
     _check_bits(bits)
     values = integers.detach().cpu().flatten().long()
     if bits == 1:
-        values = (values + 1) // 2 if torch.isin(values, torch.tensor([-1, 1])).all() else values
+        values = torch.where(values.abs() == 1, (values + 1) // 2, -1)
     else:
         values = values + 2 ** (bits - 1)
     if len(values) and not (values.min() >= 0 and values.max() < 2**bits):
@@ -79,10 +79,12 @@ def save_quantized(network: nn.Module, path: Path | str) -> str:
         path: the file.
 
     Raises:
-        ValueError: the network has no quantized layer.
+        ValueError: the network has no quantized layer, or was placed (`place_quantizers`).
 
     Chapter 6, Quantization: post-training.
     """
+    if isinstance(network, fx.GraphModule):
+        raise ValueError("quantizers were placed in this network; save it as `quantize` gave it")
     layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLayer)}
     if not layers:
         raise ValueError(f"{type(network).__name__} has no quantized layer; quantize it first")
@@ -123,7 +125,8 @@ def load_quantized(model: nn.Module, path: Path | str) -> nn.Module:
         path: a file of `save_quantized`.
 
     Returns:
-        The copy, in eval mode. Integers and ranges are settled; training moves biases alone.
+        The copy, in eval mode, on the CPU. Integers and ranges are settled; training moves biases
+        alone.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds no quantized version of `model`.
@@ -141,12 +144,15 @@ def load_quantized(model: nn.Module, path: Path | str) -> nn.Module:
         raise CheckpointError(f"{path} is damaged or no quantized network: {error}") from error
     if metadata is None:
         raise CheckpointError(f"{path} holds no quantized network; save_quantized writes them")
-    network = copy.deepcopy(model).eval()
+    network = copy.deepcopy(model).cpu().eval()
     try:
         _fill_(network, metadata, stored)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except _UNFIT as error:
         raise CheckpointError(f"{path} does not fit this network: {error}") from error
     return network
+
+
+_UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
 
 def _fill_(network: nn.Module, metadata: dict, stored: dict[str, Tensor]) -> None:
@@ -166,6 +172,8 @@ def _fill_(network: nn.Module, metadata: dict, stored: dict[str, Tensor]) -> Non
         if bias is not None and bias.shape != layer.weight.shape[:1]:
             raise ValueError(f"{name} has a bias of shape {tuple(bias.shape)}")
         layer.bias = nn.Parameter(bias) if bias is not None else None
+        if number is not None and not 0 <= number < len(quantizers):
+            raise ValueError(f"{name} reads tensor {number} of {len(quantizers)}")
         reads = nn.Identity() if number is None else quantizers[number]
         made_of[id(layer)] = QuantizedLayer(layer, weight, reads)
     for parent in [m for m in network.modules() if not isinstance(m, QuantizedLayer)]:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from slimcnn.quantization.integers import Arithmetic
 from slimcnn.quantization.network import QuantizedLayer
 from slimcnn.quantization.operations import Stored, real, rule_for, store
-from slimcnn.quantization.placement import is_quantizer
+from slimcnn.quantization.placement import is_quantizer, placed
 
 
 class IntegerNetwork(nn.Module):
@@ -35,12 +35,7 @@ class IntegerNetwork(nn.Module):
 
     def __init__(self, network: fx.GraphModule, arithmetic: Arithmetic = "fixed"):
         super().__init__()
-        nodes = network.graph.nodes if isinstance(network, fx.GraphModule) else ()
-        if not any(is_quantizer(node) for node in nodes):
-            raise TypeError(
-                f"a {type(network).__name__} has no quantizers between its layers; place them"
-                " (slimcnn.quantization.place_quantizers)"
-            )
+        nodes = placed(network).graph.nodes
         if arithmetic not in ("fixed", "float"):
             raise ValueError(f"arithmetic is {arithmetic!r}; allowed are 'fixed' and 'float'")
         unknown = [
@@ -49,7 +44,8 @@ class IntegerNetwork(nn.Module):
             if node.op.startswith("call") and not is_quantizer(node) and not rule_for(network, node)
         ]
         if unknown:
-            hint = "; fold batch norms first" if any("BatchNorm" in u for u in unknown) else ""
+            norms = any("BatchNorm" in name for name in unknown)
+            hint = "; batch norms can be folded where a layer comes before them" if norms else ""
             shown = ", ".join([*unknown[:5], *(["…"] if unknown[5:] else [])])
             raise ValueError(f"there is no integer arithmetic for {shown}{hint}")
         self.network, self.arithmetic = network, arithmetic

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from slimcnn.quantization.network import apply_layer
 
 Arithmetic = Literal["fixed", "float"]
 MULTIPLIER_BITS = 31
@@ -67,7 +68,8 @@ def rescale(
 
     Chapter 6, Quantization: integers.
     """
-    factors = torch.stack(torch.broadcast_tensors(*[s.double() / scale.double() for _, s in terms]))
+    relative = [s.to(scale.device).double() / scale.double() for _, s in terms]
+    factors = torch.stack(torch.broadcast_tensors(*relative))
     if arithmetic == "float":
         products = [q.float() * m.float() for (q, _), m in zip(terms, factors, strict=True)]
         return torch.round(sum(products)).long()
@@ -100,11 +102,7 @@ def integer_layer(
     """
     x, weight = x.double(), weight.double()
     bias = bias.double() if bias is not None else None
-    if isinstance(layer, nn.Linear):
-        sums = F.linear(x, weight, bias)
-    else:
-        sums = layer._conv_forward(x, weight, bias)
-    return int32(sums)
+    return int32(apply_layer(layer, x, weight, bias))
 
 
 def int32(sums: Tensor) -> Tensor:
@@ -115,6 +113,7 @@ def int32(sums: Tensor) -> Tensor:
     """
     if sums.numel() and sums.abs().max() > _MAX_SUM:
         raise OverflowError(
-            f"a sum of products is {sums.abs().max():.0f}, more than int32 holds; use fewer bits"
+            f"a sum of products, or a bias, is {sums.abs().max():.0f}, more than int32 holds; use"
+            " fewer bits, or a wider range of inputs"
         )
     return sums.to(torch.int32)

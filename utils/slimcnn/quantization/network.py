@@ -31,7 +31,7 @@ RANGES: dict[str, Callable[[Tensor, int], Range]] = {
     "min-max": lambda x, bits: min_max_range(x),
     "percentile": lambda x, bits: percentile_range(x),
     "mse": lambda x, bits: mse_range(x, bits, symmetric=False),
-    "kl": lambda x, bits: kl_range(x, bits),
+    "kl": lambda x, bits: kl_range(x, bits, bins=max(2048, 2 ** (bits - 1))),
 }
 
 
@@ -47,7 +47,8 @@ class Scheme:
             or "kl".
         weight_range: of weights: "min-max", "percentile" (99.9) or "mse".
         learned: steps of weights and activations are parameters (LSQ), one for each tensor.
-        ends: bits of the first and the last layer, which suffer most; None for those of all.
+        ends: bits of the first and the last layer that are used, which suffer most; None for those
+            of all.
             Weights whose bits are given by name have those.
 
     Raises:
@@ -98,12 +99,18 @@ class QuantizedLayer(nn.Module):
         self.layer = layer
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.layer.weight)
-        x = self.input_quantizer(x)
-        if isinstance(self.layer, nn.Linear):
-            return F.linear(x, weight, self.layer.bias)
-        return self.layer._conv_forward(x, weight, self.layer.bias)
+        return apply_layer(self.layer, self.input_quantizer(input), weight, self.layer.bias)
+
+
+def apply_layer(
+    layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """What the layer would give with this weight and bias."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    return layer._conv_forward(x, weight, bias)
 
 
 def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
@@ -114,7 +121,7 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     that read the same tensor share its quantizer, for it is stored once.
 
     Args:
-        model: it is not changed.
+        model: with one input; it is not changed.
         scheme: how.
         images: uint8 *training* images, (N, C, H, W), on which activations' ranges are found. All
             their activations are in memory at once: some hundred images are enough.
@@ -140,10 +147,12 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
             )
         if type(module) in (nn.Conv2d, nn.Linear):
             names.append(name)
+    if "" in names:
+        raise ValueError("the network is a layer itself; put it into an nn.Sequential")
     if not names:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
-    inputs = _inputs(model, names, images) if scheme.activation_bits is not None else {}
-    at_end = {names[0], names[-1]} if scheme.ends is not None else set()
+    inputs, order = _inputs(model, names, images)
+    at_end = {order[0], order[-1]} if scheme.ends is not None and order else set()
     given = scheme.weight_bits
     if isinstance(given, Mapping) and given.keys() != set(names):
         wrong = sorted(given.keys() ^ set(names))
@@ -157,7 +166,7 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
             bits = scheme.ends if name in at_end else given
         made = QuantizedLayer(layer, _for_weight(layer, bits, scheme), nn.Identity())
         made_of[id(layer)] = made.eval()
-    for readers, seen in inputs.values():
+    for readers, seen in inputs.values() if scheme.activation_bits is not None else ():
         bits = scheme.ends if at_end & set(readers) else scheme.activation_bits
         shared = _for_input(seen, bits, scheme).eval()
         for name in readers:
@@ -180,7 +189,8 @@ def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
     x = torch.cat([part.flatten() for part in seen])
     if scheme.learned:
         return LearnedStep(bits, x, seen[0][0].numel(), signed=bool((x < 0).any()))
-    made = ActivationQuantizer(bits)
+    # of several tensors a moving average would follow now this one, now that one
+    made = ActivationQuantizer(bits, momentum=0.9 if len(seen) == 1 else 1.0)
     made.set_range(*RANGES[scheme.range](x, bits))
     return made.to(x.device)
 
@@ -189,15 +199,20 @@ def _for_input(seen: list[Tensor], bits: int, scheme: Scheme) -> nn.Module:
 Readers = tuple[list[str], list[Tensor]]
 
 
-def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[tuple, Readers]:
-    """What comes into the layers for these images; layers with the same inputs are together."""
+def _inputs(
+    model: nn.Module, names: Sequence[str], images: Tensor
+) -> tuple[dict[tuple, Readers], list[str]]:
+    """What comes into the layers for these images, and the layers in the order of their use.
+
+    Layers with the same inputs are together.
+    """
     found: dict[str, list[Tensor]] = {}
     read: dict[str, tuple] = {}
     kept: list[Tensor] = []  # so that no two tensors of the pass share an id
 
     def watch(name: str) -> Callable:
-        def hook(layer: nn.Module, inputs: tuple) -> None:
-            (x,) = inputs
+        def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+            x = args[0] if args else kwargs["input"]
             found.setdefault(name, []).append(x.detach().clone())
             # later layers may work in place, which makes another tensor of it
             read[name] = (*read.get(name, ()), (id(x), x._version))
@@ -205,7 +220,10 @@ def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[tupl
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name in names
+    ]
     device = next(model.parameters()).device
     try:
         with undisturbed(model), torch.no_grad():
@@ -216,4 +234,4 @@ def _inputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[tupl
     together: dict[tuple, Readers] = {}
     for name, tensors in read.items():
         together.setdefault(tensors, ([], found[name]))[0].append(name)
-    return together
+    return together, list(read)

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from slimcnn.quantization.graphs import FUNCTIONS_OF_INTEGERS, METHODS_OF_INTEGERS
 from slimcnn.quantization.integers import Arithmetic, int32, integer_layer, rescale
 from slimcnn.quantization.network import QuantizedLayer
-from slimcnn.quantization.placement import MOVING_FUNCTIONS, MOVING_METHODS, PLAIN
+from slimcnn.quantization.placement import PLAIN
 from slimcnn.quantization.quantizers import Quantizer
 
 
@@ -91,7 +92,10 @@ def _sums(value: Stored | Sums) -> Sums:
     if isinstance(value, Sums):
         return value
     if not isinstance(value, Stored):
-        raise ValueError(f"integer arithmetic with a {type(value).__name__} is not known")
+        raise ValueError(
+            f"integer arithmetic with a {type(value).__name__} is not known; where the network adds"
+            " a parameter, make it the bias of a layer"
+        )
     return Sums(((value.integers - value.quantizer.zero_point, value.quantizer.scale),))
 
 
@@ -114,32 +118,50 @@ def _relu(input: Stored | Sums, inplace: bool = False, *, high: float = inf) -> 
     return replace(sums, low=max(sums.low, 0.0), high=min(sums.high, high))
 
 
-def _add(input: Stored, other: Stored, *, alpha: float = 1.0) -> Sums:
-    """Input + alpha · other; a sign goes into the integers, since scales are positive."""
-    ((x, scale),) = _sums(other).terms
-    if alpha == 0:
-        raise ValueError("integer arithmetic with alpha = 0 is not known; leave the addend out")
-    sign = 1 if alpha > 0 else -1
-    return Sums((*_sums(input).terms, (sign * x, abs(alpha) * scale)))
+def _add(input: Stored | float, other: Stored | float, *, alpha: float = 1.0) -> Sums:
+    """Input + alpha · other; either may be a number."""
+    return Sums((*_multiple(input, 1.0), *_multiple(other, alpha)))
 
 
-def _subtract(input: Stored, other: Stored, *, alpha: float = 1.0) -> Sums:
+def _subtract(input: Stored | float, other: Stored | float, *, alpha: float = 1.0) -> Sums:
     return _add(input, other, alpha=-alpha)
 
 
-def _cat(tensors: Sequence[Stored], dim: int = 0) -> Sums:
+def _multiple(value: Stored | float, factor: float) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Factor · value as terms; the sign goes into the integers, since scales are positive."""
+    if isinstance(value, int | float):
+        integers, scale = torch.tensor(1, dtype=torch.int32), torch.tensor(float(value * factor))
+        sign = -1 if scale < 0 else 1
+    else:
+        ((integers, scale),) = _sums(value).terms
+        scale, sign = scale * factor, -1 if factor < 0 else 1
+    return ((sign * integers, scale.abs()),) if (scale != 0).all() else ()
+
+
+def _cat(tensors: Sequence[Stored], dim: int = 0, *, axis: int | None = None) -> Sums:
     """Side by side, each number with the scale of its part."""
+    dim = dim if axis is None else axis
     integers, scales = zip(*[_sums(part).terms[0] for part in tensors], strict=True)
     along = [scale.expand(q.shape[dim]) for q, scale in zip(integers, scales, strict=True)]
     shape = [-1 if d == dim % integers[0].ndim else 1 for d in range(integers[0].ndim)]
     return Sums(((torch.cat(integers, dim), torch.cat(along).view(shape)),))
 
 
-def _mean(input: Stored, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Sums:
+def _mean(
+    input: Stored,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    axis: int | Sequence[int] | None = None,
+    keepdims: bool = False,
+) -> Sums:
+    """Also with NumPy's names of the arguments, as PyTorch takes them."""
     ((x, scale),) = _sums(input).terms
+    dim = dim if axis is None else axis
     dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     count = prod(x.shape[d] for d in dims)
-    return Sums(((int32(x.double().sum(dims, keepdim)), scale.double() / count),))
+    sums = int32(x.double().sum(dims, keepdim or keepdims))
+    return Sums(((sums, scale.double() / count),))
 
 
 def _average_pool(
@@ -158,7 +180,7 @@ def _average_pool(
         return F.avg_pool2d(x.double(), *options)
 
     ((x, scale),) = _sums(input).terms
-    ones = torch.ones(1, *x.shape[-2:])
+    ones = torch.ones(1, *x.shape[-2:], device=x.device)
     share = pool(ones, divisor_override) / pool(ones, 1)
     return Sums(((int32(pool(x, 1)), scale.double() * share),))
 
@@ -170,7 +192,7 @@ def _adaptive_average_pool(input: Stored, output_size: Any) -> Sums:
     height, width = (
         _windows(n, parts) for n, parts in zip(x.shape[-2:], means.shape[-2:], strict=True)
     )
-    counts = height[:, None] * width
+    counts = (height[:, None] * width).to(x.device)
     return Sums(((int32(torch.round(means * counts)), scale.double() / counts),))
 
 
@@ -220,8 +242,10 @@ _MODULES: dict[type, Callable] = {
     nn.MaxPool2d: _largest,
     nn.Flatten: _moves,
     nn.ChannelShuffle: _moves,
-    nn.Dropout: lambda module, x: x,
-    nn.Dropout2d: lambda module, x: x,
+    **{
+        kind: lambda module, x: x
+        for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+    },
 }
 # Called as the function, or as the method of its first argument, was.
 _CALLS: dict[Any, Callable] = {
@@ -235,6 +259,6 @@ _CALLS: dict[Any, Callable] = {
     F.adaptive_avg_pool2d: _adaptive_average_pool,
     F.max_pool2d: partial(_largest, F.max_pool2d),
     F.dropout: _same,
-    **{function: partial(_moves, function) for function in MOVING_FUNCTIONS},
-    **{name: _method(name) for name in MOVING_METHODS},
+    **{function: partial(_moves, function) for function in FUNCTIONS_OF_INTEGERS},
+    **{name: _method(name) for name in METHODS_OF_INTEGERS},
 }

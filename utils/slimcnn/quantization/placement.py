@@ -6,8 +6,6 @@ stands for both: `slimcnn.quantization.inference` computes it with integers alon
 `slimcnn.quantization.qdq` writes it for ONNX Runtime. Chapter 6 (Quantization: integers).
 """
 
-import copy
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -17,23 +15,21 @@ from torch import Tensor, fx, nn
 
 from slimcnn.data import normalize
 from slimcnn.quantization.fake import ActivationQuantizer
+from slimcnn.quantization.graphs import (
+    is_call,
+    is_move,
+    is_pool,
+    is_selection,
+    module_of,
+    readers,
+    trace,
+)
 from slimcnn.quantization.network import RANGES, QuantizedLayer, RangeName
 from slimcnn.tracing import tensors, undisturbed
 
 # What follows a layer or a sum and is computed with it, before anything is rounded.
 _FUSED = (nn.ReLU, nn.ReLU6, nn.modules.batchnorm._BatchNorm)
 _FUSED_CALLS = (F.relu, F.relu6, torch.relu, torch.relu_, "relu", "relu_")
-# What only moves or selects values, so that the integers stay what they are.
-MOVING_FUNCTIONS = (
-    *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze),
-    *(torch.unsqueeze, torch.chunk, operator.getitem),
-)
-MOVING_METHODS = (
-    *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk"),
-    *("split", "contiguous"),
-)
-_MOVES = (nn.Flatten, nn.modules.dropout._DropoutNd, nn.MaxPool2d, nn.ChannelShuffle)
-_MOVES_CALLS = (*MOVING_FUNCTIONS, *MOVING_METHODS, F.dropout, F.max_pool2d)
 # In the `meta` of a node: it gives no tensor, but sizes, say.
 PLAIN = "plain"
 QUANTIZERS = "tensor_quantizers"  # the module that holds them
@@ -45,27 +41,30 @@ def place_quantizers(
     """A copy of a quantized network in which every tensor between two operations is quantized.
 
     A tensor that a `QuantizedLayer` reads keeps the quantizer of that layer (of the first one, if
-    there are several); all others get one of their own. A ReLU or a batch norm that alone reads
-    what a layer or a sum gives is part of it, and the quantizer comes after it. The outputs of the
-    network are not quantized.
+    there are several); all others get one of their own, those of which a layer reads a part with
+    the layer's bits. A ReLU or a batch norm that alone reads what a layer or a sum gives is part of
+    it, and the quantizer comes after it. What only the network's outputs need is not quantized.
 
     Args:
-        network: from `quantize`; it is not changed.
+        network: from `quantize`, with one input; it is not changed.
         images: uint8 *training* images, (N, C, H, W), on which the other ranges are found.
-        bits: of those other tensors, 2 to 16.
+        bits: of the other tensors, 2 to 16.
         range: how these ranges are found, as in `Scheme`.
 
     Returns:
         A graph of the operations (`torch.fx`), in eval mode; it can be evaluated and trained.
 
     Raises:
-        ValueError: there are no images, or no `QuantizedLayer`; the network cannot be traced.
+        ValueError: there are no images, or no `QuantizedLayer`; the network cannot be traced; an
+            argument is out of range.
 
     Chapter 6, Quantization: integers.
     """
     if len(images) == 0:
         raise ValueError("there are no images; activations' ranges are found on some")
-    graph = _trace(network)
+    if range not in RANGES:
+        raise ValueError(f"range is {range!r}; allowed are {', '.join(map(repr, RANGES))}")
+    graph = trace(network, (QuantizedLayer,))
     layers = [n for n in graph.graph.nodes if is_layer(graph, n)]
     if not layers:
         raise ValueError(
@@ -78,7 +77,7 @@ def place_quantizers(
     graph.add_module(QUANTIZERS, nn.ModuleDict())
     for node in list(graph.graph.nodes):
         if node in ranges.found and _is_stored(graph, node):
-            _place_(graph, node, ranges.found[node], bits)
+            _place_(graph, node, ranges.found[node])
     for layer in layers:
         graph.get_submodule(layer.target).input_quantizer = nn.Identity()
     graph.graph.lint()
@@ -88,7 +87,7 @@ def place_quantizers(
 
 def is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is the call of a `QuantizedLayer`."""
-    return isinstance(_module(graph, node), QuantizedLayer)
+    return isinstance(module_of(graph, node), QuantizedLayer)
 
 
 def is_quantizer(node: fx.Node) -> bool:
@@ -96,34 +95,19 @@ def is_quantizer(node: fx.Node) -> bool:
     return node.op == "call_module" and node.target.startswith(f"{QUANTIZERS}.")
 
 
-def is_move(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node only moves or selects values of its first argument."""
-    return _is(graph, node, _MOVES, _MOVES_CALLS)
+def placed(network: nn.Module) -> fx.GraphModule:
+    """The network itself, if quantizers were placed in it.
 
-
-class _Tracer(fx.Tracer):
-    """Quantized layers are not looked into."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, QuantizedLayer) or super().is_leaf_module(module, name)
-
-
-def _trace(network: nn.Module) -> fx.GraphModule:
-    network = copy.deepcopy(network).eval()
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(network)
-    except Exception as error:  # whatever its code stumbles over
-        raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx ({error}); its forward must"
-            " not depend on the values of tensors"
-        ) from error
-    module = fx.GraphModule(tracer.root, graph, type(network).__name__)
-    for node in list(graph.nodes):
-        if isinstance(_module(module, node), nn.Identity):  # what a folded batch norm has left
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    return module
+    Raises:
+        TypeError: they were not.
+    """
+    nodes = network.graph.nodes if isinstance(network, fx.GraphModule) else ()
+    if not any(is_quantizer(node) for node in nodes):
+        raise TypeError(
+            f"a {type(network).__name__} has no quantizers between its layers; place them"
+            " (slimcnn.quantization.place_quantizers)"
+        )
+    return network
 
 
 class _Ranges(fx.Interpreter):
@@ -140,45 +124,67 @@ class _Ranges(fx.Interpreter):
         moves = is_move(self.module, node) or node.op in ("output", "get_attr")
         if isinstance(result, Tensor) and result.is_floating_point() and not moves:
             # only where it will be asked for: some methods are slow
-            stored = _is_stored(self.module, node) and _reader(self.module, node) is None
-            self.found[node] = self.find(result, self.bits) if stored else None
+            self.found[node] = None
+            if _is_stored(self.module, node) and _reader(self.module, node) is None:
+                bits = _bits(self.module, node, self.bits)
+                self.found[node] = bits, self.find(result, bits)
         return result
 
 
 def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the tensor is kept: not the network's output, nor what a fused operation takes."""
-    users = list(node.users)
-    if len(users) == 1 and _is(graph, users[0], _FUSED, _FUSED_CALLS):
+    found = readers(node)
+    fused = node.op != "placeholder" and len(found) == 1
+    if fused and is_call(graph, found[0], _FUSED, _FUSED_CALLS):
         return False
-    return not all(_is_output(graph, user) for user in users)
+    return not all(_is_output(graph, user) for user in found)
 
 
 def _is_output(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "output":
         return True
-    return is_move(graph, node) and all(_is_output(graph, u) for u in node.users)
+    return is_move(graph, node) and all(_is_output(graph, u) for u in readers(node))
 
 
 def _reader(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The quantizer of the first layer that reads this tensor, or what only moves its values."""
-    for user in node.users:
+    """The quantizer of the first layer that reads this tensor, or what only moves its values.
+
+    A layer that reads a part has seen the range of that part alone. Behind a maximum pool that is
+    the only reader it is as good: what is clipped there is clipped before it with the same result.
+    """
+    for user in readers(node):
+        found = None
         if is_layer(graph, user):
             found = graph.get_submodule(user.target).input_quantizer
-            if not isinstance(found, nn.Identity):
-                return found
         elif is_move(graph, user):
-            found = _reader(graph, user)
-            if found is not None:
-                return found
+            alone = is_pool(graph, user) and len(readers(node)) == 1
+            if alone or not is_selection(graph, user):
+                found = _reader(graph, user)
+        if found is not None and not isinstance(found, nn.Identity):
+            return found
     return None
 
 
-def _place_(graph: fx.GraphModule, node: fx.Node, found: Any, bits: int) -> None:
+def _bits(graph: fx.GraphModule, node: fx.Node, otherwise: int) -> int:
+    """Of the first layer that reads this tensor or a part of it."""
+    for user in readers(node):
+        if is_layer(graph, user):
+            otherwise = getattr(graph.get_submodule(user.target).input_quantizer, "bits", otherwise)
+            return otherwise
+        if is_move(graph, user):
+            found = _bits(graph, user, 0)
+            if found:
+                return found
+    return otherwise
+
+
+def _place_(graph: fx.GraphModule, node: fx.Node, found: Any) -> None:
     """Everything that reads the node reads its quantizer instead."""
     quantizer = _reader(graph, node)
     if quantizer is None:
-        quantizer = ActivationQuantizer(bits)
-        quantizer.set_range(*found)
+        bits, limits = found
+        quantizer = ActivationQuantizer(bits).to(limits[0].device)
+        quantizer.set_range(*limits)
     graph.get_submodule(QUANTIZERS).add_module(f"after_{node.name}", quantizer)
     users = list(node.users)
     with graph.graph.inserting_after(node):
@@ -186,14 +192,3 @@ def _place_(graph: fx.GraphModule, node: fx.Node, found: Any, bits: int) -> None
         made = graph.graph.create_node("call_module", target, (node,), name=name)
     for user in users:
         user.replace_input_with(node, made)
-
-
-def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph.get_submodule(node.target) if node.op == "call_module" else None
-
-
-def _is(graph: fx.GraphModule, node: fx.Node, modules: tuple, calls: tuple) -> bool:
-    """Whether a node is the call of one of these modules, functions or methods."""
-    if node.op == "call_module":
-        return isinstance(_module(graph, node), modules)
-    return node.op in ("call_function", "call_method") and node.target in calls

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from slimcnn.export import import_runtime, to_onnx
-from slimcnn.quantization.network import QuantizedLayer
-from slimcnn.quantization.placement import PLAIN, is_layer, is_move, is_quantizer
+from slimcnn.quantization.graphs import PARTS, is_move, source_of
+from slimcnn.quantization.network import QuantizedLayer, apply_layer
+from slimcnn.quantization.placement import PLAIN, is_layer, is_quantizer, placed
 from slimcnn.quantization.quantizers import Quantizer
 
 
@@ -28,7 +29,9 @@ def to_qdq_onnx(
 
     Stored tensors become uint8 (int8 where their quantizer is signed), weights int8, in each case
     with the same scale and zero-point; fewer bits than 8 use a part of them. A bias becomes int32
-    with the scale of its layer's sums. ONNX Runtime computes such a file with integers.
+    with the scale of its layer's sums, where the layer is one operation of ONNX (not of a linear
+    layer on sequences, nor behind a padding of its own). ONNX Runtime computes such a file with
+    integers.
 
     Args:
         network: its batch norms folded; it is not changed.
@@ -39,28 +42,23 @@ def to_qdq_onnx(
 
     Raises:
         TypeError: the network has no placed quantizers.
-        ValueError: a weight or a stored tensor has more than 8 bits.
+        ValueError: a weight or a stored tensor has more than 8 bits; a bias needs more than 32.
         MissingRuntimeError, FileNotFoundError: as `slimcnn.export.to_onnx`.
 
     Chapter 6, Quantization: integers.
     """
-    nodes = network.graph.nodes if isinstance(network, fx.GraphModule) else ()
-    if not any(is_quantizer(node) for node in nodes):
-        raise TypeError(
-            f"a {type(network).__name__} has no quantizers between its layers; place them"
-            " (slimcnn.quantization.place_quantizers)"
-        )
-    path = to_onnx(_written(network), example, path, dynamic_batch)
-    onnx = import_runtime("onnx")
-    proto = onnx.load(path)
-    _store_integers_(onnx, proto.graph)
-    partial = path.with_name(path.name + ".partial")
-    onnx.save(proto, partial)
-    os.replace(partial, path)
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".float")
+    try:
+        to_onnx(_written(placed(network)), example, unfinished, dynamic_batch)
+        onnx = import_runtime("onnx")
+        proto = onnx.load(unfinished)
+        _store_integers_(onnx, proto.graph)
+        onnx.save(proto, unfinished)
+        os.replace(unfinished, path)  # a failed export leaves an older file as it was
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path
-
-
-_PARTS = (torch.chunk, "chunk", "split")  # moving values these give several tensors
 
 
 def _written(network: fx.GraphModule) -> fx.GraphModule:
@@ -69,6 +67,7 @@ def _written(network: fx.GraphModule) -> fx.GraphModule:
     What only moves values is followed by their quantizer once more, since runtimes look for the
     pair right beside an operation; rounding twice changes nothing.
     """
+    network = copy.deepcopy(network).cpu()
     written = copy.deepcopy(network)
     known: dict[fx.Node, Quantizer] = {}
 
@@ -82,9 +81,9 @@ def _written(network: fx.GraphModule) -> fx.GraphModule:
             put(node, _rounded(known[node]))
         elif is_layer(network, node):
             put(node, _Layer(network.get_submodule(node.target)))
-        elif is_move(network, node) and node.args[0] in known and not node.meta[PLAIN]:
-            known[node] = known[node.args[0]]
-            if node.target not in _PARTS:
+        elif is_move(network, node) and source_of(node) in known and not node.meta[PLAIN]:
+            known[node] = known[source_of(node)]
+            if node.target not in PARTS:
                 users = list(node.users)
                 with written.graph.inserting_after(node):
                     again = written.graph.create_node("call_module", "", (node,))
@@ -156,10 +155,7 @@ class _Layer(nn.Module):
         self.rounded = _Rounded(scale, torch.zeros_like(scale), signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.rounded(self.weight)
-        if isinstance(self.layer, nn.Linear):
-            return nn.functional.linear(x, weight, self.layer.bias)
-        return self.layer._conv_forward(x, weight, self.layer.bias)
+        return apply_layer(self.layer, x, self.rounded(self.weight), self.layer.bias)
 
 
 def _check_type(low: int, high: int, allowed: tuple[int, int]) -> None:
@@ -179,8 +175,7 @@ def _store_integers_(onnx: Any, graph: Any) -> None:
     def put(node: Any, place: int, what: str, x: np.ndarray, scale: np.ndarray, zero: Any) -> None:
         """Input number `place` of a node becomes DequantizeLinear of integers."""
         name = f"{node.output[0]}_{what}"
-        along = scale.reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale
-        integers = np.round(x / along).astype(zero.dtype)
+        integers = _integers(x, scale, zero.dtype)
         parts = {"integers": integers, "scale": scale.astype(np.float32)}
         if zero.dtype != np.int32:  # which has none
             parts["zero_point"] = zero
@@ -211,11 +206,18 @@ def _store_integers_(onnx: Any, graph: Any) -> None:
     for node in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
         if node.input[0] in constants:  # of layers that became another operation, such as MatMul
             x, scale, zero = (constants[name] for name in node.input)
-            along = scale.reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale
-            integers = np.round(x / along).astype(zero.dtype)
+            integers = _integers(x, scale, zero.dtype)
             graph.initializer.append(onnx.numpy_helper.from_array(integers, node.output[0]))
             graph.node.remove(node)
     _drop_unused_(graph)
+
+
+def _integers(x: np.ndarray, scale: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Rounded multiples of a scale, or of one for each index of the first dimension."""
+    found = np.round(x / (scale.reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale))
+    if found.size and np.abs(found).max() > np.iinfo(kind).max:
+        raise ValueError(f"an integer is {np.abs(found).max():.0f}, more than {kind} holds")
+    return found.astype(kind)
 
 
 def _drop_unused_(graph: Any) -> None:

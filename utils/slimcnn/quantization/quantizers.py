@@ -139,7 +139,8 @@ def affine_quantizer(
     low, high = low.clamp(max=0), high.clamp(min=0)
     first = -(2 ** (bits - 1)) if signed else 0
     last = first + 2**bits - 1
-    scale = _positive((high - low) / (2**bits - 1))
+    steps = 2**bits - 1
+    scale = _positive(high / steps - low / steps)  # the difference alone may overflow
     zero_point = (first - torch.round(low / scale)).clamp(first, last).to(torch.int32)
     return Quantizer(scale, zero_point, first, last, axis)
 

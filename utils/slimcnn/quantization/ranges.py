@@ -200,10 +200,11 @@ def _sorted_quantile(rows: Tensor, share: float) -> Tensor:
 
 def _spread(histogram: Tensor, levels: int) -> Tensor:
     """The histogram as so many levels can tell it: even within each, over non-empty bins."""
-    level = (torch.arange(len(histogram)) * levels).div(len(histogram), rounding_mode="floor")
+    places = torch.arange(len(histogram), device=histogram.device)
+    level = (places * levels).div(len(histogram), rounding_mode="floor")
     filled = histogram > 0
-    mass = torch.zeros(levels, dtype=histogram.dtype).index_add_(0, level, histogram)
-    count = torch.zeros(levels, dtype=histogram.dtype).index_add_(0, level, filled.double())
+    mass = histogram.new_zeros(levels).index_add_(0, level, histogram)
+    count = histogram.new_zeros(levels).index_add_(0, level, filled.double())
     return torch.where(filled, (mass / count.clamp(min=1))[level], 0.0)
 
 
