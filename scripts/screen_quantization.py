@@ -1,37 +1,39 @@
-"""Few bits without training: where harm begins, and which range helps; on validation, one seed.
+"""Few bits: where harm begins, which range and which rate help; on validation, one seed.
 
-    python scripts/screen_quantization.py            run what is missing (minutes)
+    python scripts/screen_quantization.py            run what is missing (an hour)
     python scripts/screen_quantization.py --list     say what is there and what is missing
 
 Appends one record a run to results/quantization-screen.jsonl, for chapter 6.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from slimcnn import checkpoints, data, quantization, report
+from torch import nn
+
+from slimcnn import data, quantization, report
 from slimcnn.quantization import Scheme
+from sweep_pruning import fine_tune
+from sweep_quantization import TRAINING, calibration, folded
 from sweeps import ROOT, Run, sweep
 
-CALIBRATION_IMAGES = 500
 BITS = (8, 6, 5, 4, 3, 2)
 MENDS = ("equalized", "bias corrected")
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
 def run(
     name: str, scheme: Scheme, mends: Sequence[str], variant: str, state: Path
 ) -> report.Record:
     """Fold, equalize, quantize, correct; measure on validation."""
-    images = data.load("train").subset(CALIBRATION_IMAGES).images
-    model = quantization.fold_batch_norm(checkpoints.load(name))
+    images, model = calibration(), folded(name, 0)
     if "equalized" in mends:
         model = quantization.equalize(model)
     network = quantization.quantize(model, scheme, images)
     if "bias corrected" in mends:
         network = quantization.correct_bias(network, model, images)
-    file = ROOT / "runs" / "quantized.safetensors"
-    quantization.save_quantized(network, file)
     settings = {
         "variant": variant,
         "weight_bits": scheme.weight_bits,
@@ -41,10 +43,25 @@ def run(
         "weight_range": scheme.weight_range,
         "mends": list(mends),
     }
+    return record(network, name, "post-training quantization", settings)
+
+
+def train(scheme: Scheme, lr: float, variant: str, state: Path) -> report.Record:
+    """Train with rounding at one peak rate."""
+    network = quantization.quantize(folded("resnet14", 0), scheme, calibration())
+    tuned = fine_tune(network, 0, state, replace(TRAINING, lr=lr))
+    settings = {"variant": variant, "lr": lr, "epochs": TRAINING.epochs}
+    return record(tuned, "resnet14", "quantization-aware training", settings)
+
+
+def record(network: nn.Module, name: str, technique: str, settings: dict) -> report.Record:
+    """Measure on validation; the bytes are those of the packed file."""
+    file = ROOT / "runs" / "quantized.safetensors"
+    quantization.save_quantized(network, file)
     record = report.measure_model(
         network,
         name=name,
-        technique="post-training quantization",
+        technique=technique,
         seed=0,
         split=data.load("validation"),
         stage="screen",
@@ -76,12 +93,17 @@ def variants() -> list[tuple[str, Scheme, tuple[str, ...]]]:
 
 
 def runs() -> list[Run]:
-    """All variants of both networks."""
-    return [
+    """All variants of both networks, then rates for the trainings."""
+    found = [
         Run(variant, 0, 0.15, partial(run, name, scheme, mends, variant), name)
         for name in ("resnet14", "student")
         for variant, scheme, mends in variants()
     ]
+    for scheme in (Scheme(4, 4), Scheme(2, 8, learned=True)):
+        for lr in RATES:
+            variant = f"trained, weights {scheme.weight_bits}, lr {lr}"
+            found.append(Run(variant, 0, 5.0, partial(train, scheme, lr, variant)))
+    return found
 
 
 if __name__ == "__main__":

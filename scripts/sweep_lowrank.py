@@ -18,7 +18,7 @@ from torch import nn
 
 from slimcnn import checkpoints, data, lowrank, pruning, report, sparsity, training
 from sweep_pruning import FINE_TUNE, SHAPE, STEPS_AN_EPOCH, fine_tune
-from sweeps import ROOT, Run, final_record, sweep
+from sweeps import ROOT, Run, final_record, on_best_device, sweep
 
 RECORDS = ROOT / "results" / "lowrank.jsonl"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)  # of a layer's weights, for the scan
@@ -45,7 +45,7 @@ def by_validation(model: nn.Module, name: str, budget: float) -> lowrank.Plan:
     looked_at = data.load("validation").subset(2000)
 
     def measure(network: nn.Module) -> float:
-        logits = training.predict(network, looked_at.images)
+        logits = training.predict(on_best_device(network), looked_at.images)
         return -F.cross_entropy(logits, looked_at.labels).item()
 
     scan = lowrank.layer_sensitivity(
@@ -80,7 +80,7 @@ def factorized(
     model = checkpoints.load("resnet14", seed)
     plan = choose(model, name, budget)
     made = lowrank.factorize(model, plan, moments_for(model, name))
-    before = pruning.recalibrate(made, data.load("train").images[:5000])
+    before = pruning.recalibrate(on_best_device(made), data.load("train").images[:5000])
     tuned = fine_tune(made, seed, state)
     return final_record(
         tuned,

@@ -11,6 +11,7 @@ results/pruning-predictions.safetensors, and keeps the weights of the finalists'
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,13 +23,15 @@ from torch import Tensor, nn
 from slimcnn import checkpoints, data, metrics, models, pruning, report, sparsity, training
 from slimcnn.data import Augmentation, Batch
 from slimcnn.training import Recipe
-from sweeps import ROOT, Run, final_record, sweep, weights_file
+from sweeps import ROOT, Run, final_record, on_best_device, sweep, weights_file
 
 RECORDS = ROOT / "results" / "pruning.jsonl"
 
 SHAPE = (1, 1, 28, 28)
 # The best rate of scripts/screen_pruning.py so far.
 FINE_TUNE = Recipe(epochs=6, lr=0.02, average=0.0, augmentation=Augmentation(erase=0.5))
+# What more patience gives; its rate, too, is that of the screen.
+LONGER = replace(FINE_TUNE, epochs=24)
 STEPS_AN_EPOCH = 215
 FRACTIONS = (0.25, 0.5, 0.625, 0.75, 0.875)
 
@@ -47,7 +50,7 @@ def fine_tune(
         progress=sys.stderr.isatty(),
         **options,
     )
-    return tuned
+    return tuned.cpu()
 
 
 def batches() -> list[Batch]:
@@ -56,7 +59,7 @@ def batches() -> list[Batch]:
 
 
 def record(
-    model: nn.Module, variant: str, seed: int, technique: str, finalist: bool, **settings
+    model: nn.Module, variant: str, seed: int, technique: str, finalist: bool, **settings: object
 ) -> report.Record:
     """Measure on the test set; weights with masks are stored encoded."""
     encoded = technique == "weight pruning"
@@ -75,10 +78,10 @@ def record(
 # --- single weights ---------------------------------------------------------------------------
 
 
-def dense_control(variant: str, seed: int, state: Path) -> report.Record:
+def dense_control(recipe: Recipe, variant: str, seed: int, state: Path) -> report.Record:
     """The baseline itself, trained as long as every pruned network is."""
-    tuned = fine_tune(checkpoints.load("resnet14", seed), seed, state)
-    return record(tuned, variant, seed, "dense", False)
+    tuned = fine_tune(checkpoints.load("resnet14", seed), seed, state, recipe)
+    return record(tuned, variant, seed, "dense", False, epochs=recipe.epochs)
 
 
 def prune_gradually(
@@ -93,12 +96,13 @@ def prune_gradually(
 
 
 def gradual(
-    zeros: float, allocate: Callable, variant: str, seed: int, state: Path
+    zeros: float, allocate: Callable, recipe: Recipe, variant: str, seed: int, state: Path
 ) -> report.Record:
     """Gradual pruning: the recommended recipe with `global_masks`."""
-    tuned = prune_gradually(zeros, allocate, seed, state)
+    tuned = prune_gradually(zeros, allocate, seed, state, recipe)
     finalist = variant.startswith("gradual")
-    return record(tuned, variant, seed, "weight pruning", finalist, zeros=zeros)
+    more = {"zeros": zeros, "epochs": recipe.epochs}
+    return record(tuned, variant, seed, "weight pruning", finalist, **more)
 
 
 def one_shot(zeros: float, score: Callable, variant: str, seed: int, state: Path) -> report.Record:
@@ -123,14 +127,18 @@ def counts_for(
     """Channels a group, from the sensitivity on validation images."""
     looked_at = data.load("validation").subset(2000)
     scan = pruning.channel_sensitivity(
-        model, groups, scores, FRACTIONS, lambda m: training.evaluate(m, looked_at)
+        model,
+        groups,
+        scores,
+        FRACTIONS,
+        lambda m: training.evaluate(on_best_device(m), looked_at),
     )
     return pruning.allocate(groups, pruning.damage_curves(scan), budget=budget, round_to=round_to)
 
 
-def channels(
-    budget: float, round_to: int, score: Callable, variant: str, seed: int, state: Path
-) -> report.Record:
+def prune_channels(
+    budget: float, round_to: int, score: Callable, seed: int
+) -> tuple[nn.Module, dict[str, int]]:
     """A smaller network: channels by a score, their number by sensitivity and budget."""
     model = checkpoints.load("resnet14", seed)
     groups = pruning.find_groups(model, SHAPE)
@@ -138,10 +146,24 @@ def channels(
         groups, score(model, batches(), torch.Generator().manual_seed(seed))
     )
     counts = counts_for(model, groups, scores, budget, round_to)
-    smaller = pruning.shrink(model, groups, pruning.keep_best(groups, scores, counts))
-    tuned = fine_tune(smaller, seed, state)
+    return pruning.shrink(model, groups, pruning.keep_best(groups, scores, counts)), counts
+
+
+def channels(
+    budget: float,
+    round_to: int,
+    score: Callable,
+    recipe: Recipe,
+    variant: str,
+    seed: int,
+    state: Path,
+) -> report.Record:
+    """Channel pruning and fine-tuning."""
+    smaller, counts = prune_channels(budget, round_to, score, seed)
+    tuned = fine_tune(smaller, seed, state, recipe)
     finalist = score is pruning.filter_l1
-    return record(tuned, variant, seed, "channel pruning", finalist, budget=budget, kept=counts)
+    more = {"budget": budget, "kept": counts, "epochs": recipe.epochs}
+    return record(tuned, variant, seed, "channel pruning", finalist, **more)
 
 
 def slimming(budget: float, round_to: int, variant: str, seed: int, state: Path) -> report.Record:
@@ -217,27 +239,32 @@ def runs() -> list[Run]:
         found.extend(Run(variant, s, minutes, partial(work, variant, s)) for s in seeds)
 
     three, one = (0, 1, 2), (0,)
-    add("dense control", three, 6, dense_control)
-    for zeros in (90, 95, 80):
-        work = partial(gradual, zeros / 100, pruning.global_masks)
-        add(f"gradual {zeros}", three, 6.5, work)
-    for budget in (50, 25, 35):
-        work = partial(channels, budget / 100, 16 if budget == 25 else 8, pruning.filter_l1)
-        add(f"channels L1 {budget}", three, 1.5 + 6 * budget / 100 * 1.1, work)
+    for recipe, length in ((FINE_TUNE, ""), (LONGER, " longer")):
+        times = recipe.epochs / FINE_TUNE.epochs
+        add(f"dense control{length}", three, 6 * times, partial(dense_control, recipe))
+        for zeros in (90, 95, 80):
+            work = partial(gradual, zeros / 100, pruning.global_masks, recipe)
+            add(f"gradual {zeros}{length}", three, 6.5 * times, work)
+        for budget in (50, 25, 35):
+            round_to = 16 if budget == 25 else 8
+            work = partial(channels, budget / 100, round_to, pruning.filter_l1, recipe)
+            minutes = 1.5 + 6 * budget / 100 * 1.1 * times
+            add(f"channels L1 {budget}{length}", three, minutes, work)
     add("Torch-Pruning L1 50", three, 3.5, partial(rival, 0.5))
     for name, score in SCORES.items():
-        add(f"channels {name} 50", one, 5, partial(channels, 0.5, 8, score))
+        add(f"channels {name} 50", one, 5, partial(channels, 0.5, 8, score, FINE_TUNE))
     add("channels slimming 50", one, 11, partial(slimming, 0.5, 8))
     for budget in (50, 25):
-        work = partial(channels, budget / 100, 1, pruning.filter_l1)
+        work = partial(channels, budget / 100, 1, pruning.filter_l1, FINE_TUNE)
         add(f"channels unaligned L1 {budget}", one, 4, work)
     add("one-shot magnitude 90", one, 6.2, partial(one_shot, 0.9, pruning.magnitude))
     add("one-shot Taylor 90", one, 6.2, partial(one_shot, 0.9, pruning.taylor))
     add("one-shot SNIP 90", one, 6.2, partial(one_shot, 0.9, pruning.snip))
     add("one-shot random 90", one, 6.2, partial(one_shot, 0.9, pruning.random))
-    add("layer-wise 90", one, 6.5, partial(gradual, 0.9, pruning.layerwise_masks))
+    add("layer-wise 90", one, 6.5, partial(gradual, 0.9, pruning.layerwise_masks, FINE_TUNE))
     for zeros in (50, 70, 98):
-        add(f"gradual {zeros}", one, 6.5, partial(gradual, zeros / 100, pruning.global_masks))
+        work = partial(gradual, zeros / 100, pruning.global_masks, FINE_TUNE)
+        add(f"gradual {zeros}", one, 6.5, work)
     add("from scratch 50", one, 17, partial(from_scratch, "channels L1 50"))
     return found
 

@@ -5,6 +5,8 @@ its last epoch, and `--list` says what is missing and how long it takes.
 """
 
 import argparse
+import copy
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +21,8 @@ from slimcnn import data, masking, report, training
 from slimcnn.stored import weights_name
 
 ROOT = Path(__file__).resolve().parents[1]
+# Full float32 on NVIDIA's GPUs, too, whose libraries would shorten it to TF32 in convolutions.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
 @dataclass(frozen=True)
@@ -98,24 +102,25 @@ def final_record(
         keep: leave that file in results/weights/.
         name: of the network, as in the record.
     """
-    model, test = masking.finalize(model), data.load("test")
+    model, test = masking.finalize(model).cpu(), data.load("test")
+    there = on_best_device(model)
     path = ROOT / "results" / f"{sweep_name}-predictions.safetensors"
     stored = load_file(path) if path.exists() else {}
-    predicted = training.predict(model, test.images).argmax(1).to(torch.uint8)
+    predicted = training.predict(there, test.images).argmax(1).to(torch.uint8)
     stored[f"{variant}-seed{seed}"] = predicted
     save_file(dict(sorted(stored.items())), path)
     weights = weights_file(variant, seed)
     weights.parent.mkdir(parents=True, exist_ok=True)
     save(model, weights)
     record = report.measure_model(
-        model,
+        there,
         name=name,
         technique=technique,
         seed=seed,
         split=test,
         settings={
             "variant": variant,
-            "validation_accuracy": training.evaluate(model, data.load("validation")),
+            "validation_accuracy": training.evaluate(there, data.load("validation")),
             **settings,
         },
         path=weights,
@@ -124,6 +129,11 @@ def final_record(
     if not keep:
         weights.unlink()
     return record
+
+
+def on_best_device(model: nn.Module) -> nn.Module:
+    """A copy where trainings run, for what looks at many images."""
+    return copy.deepcopy(model).to(training.best_device())
 
 
 def weights_file(variant: str, seed: int) -> Path:

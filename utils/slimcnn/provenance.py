@@ -29,7 +29,9 @@ def provenance(command: str | None = None) -> dict:
         A dictionary as the schema wants it. `commit` is None outside a git checkout, and
         ends in "+dirty" if code or data differ from the commit. It is looked up once a
         process: what is edited, or written by the run itself, afterwards did not run.
+        The hardware names the accelerator that trainings use, if there is one.
     """
+    accelerator = _accelerator()
     return {
         "command": command or _command_line(),
         "commit": _commit_of_process(),
@@ -43,6 +45,7 @@ def provenance(command: str | None = None) -> dict:
             "cpu": cpu_name(),
             "cores": os.cpu_count() or 1,
             "threads": torch.get_num_threads(),
+            **({"accelerator": accelerator} if accelerator else {}),
         },
     }
 
@@ -58,6 +61,13 @@ def cpu_name() -> str:
     if found:
         return " ".join(found[1].split())
     return platform.processor() or platform.machine() or "unknown"
+
+
+def _accelerator() -> str | None:
+    """The GPU that `training.best_device` finds."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "Apple MPS" if torch.backends.mps.is_available() else None
 
 
 def checkout() -> Path:
