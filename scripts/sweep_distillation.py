@@ -88,7 +88,10 @@ def taught(
         new_student(seed), teacher(seed), data.load("train"), RECIPE, **how, **options(seed, state)
     )
     keep = variant == "soft targets"
-    return record(trained, variant, seed, keep, epochs=RECIPE.epochs, teacher=teacher_name)
+    more = {"epochs": RECIPE.epochs, "teacher": teacher_name}
+    if isinstance(how["loss"], SoftTargets):
+        more |= {"temperature": how["loss"].temperature, "alpha": how["loss"].alpha}
+    return record(trained, variant, seed, keep, **more)
 
 
 def wide_teacher(seed: int) -> nn.Module:

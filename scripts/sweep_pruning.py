@@ -31,7 +31,7 @@ SHAPE = (1, 1, 28, 28)
 # The best rate of scripts/screen_pruning.py so far.
 FINE_TUNE = Recipe(epochs=6, lr=0.02, average=0.0, augmentation=Augmentation(erase=0.5))
 # What more patience gives; its rate, too, is that of the screen.
-LONGER = replace(FINE_TUNE, epochs=24)
+LONGER = replace(FINE_TUNE, epochs=18)
 STEPS_AN_EPOCH = 215
 FRACTIONS = (0.25, 0.5, 0.625, 0.75, 0.875)
 
@@ -71,7 +71,7 @@ def record(
         technique,
         save=sparsity.save_encoded if encoded else checkpoints.save_weights,
         keep=finalist and seed == 0,
-        **{"epochs": FINE_TUNE.epochs, **settings},
+        **{"epochs": FINE_TUNE.epochs, "lr": FINE_TUNE.lr, **settings},
     )
 
 
@@ -81,7 +81,7 @@ def record(
 def dense_control(recipe: Recipe, variant: str, seed: int, state: Path) -> report.Record:
     """The baseline itself, trained as long as every pruned network is."""
     tuned = fine_tune(checkpoints.load("resnet14", seed), seed, state, recipe)
-    return record(tuned, variant, seed, "dense", False, epochs=recipe.epochs)
+    return record(tuned, variant, seed, "dense", False, epochs=recipe.epochs, lr=recipe.lr)
 
 
 def prune_gradually(
@@ -101,7 +101,7 @@ def gradual(
     """Gradual pruning: the recommended recipe with `global_masks`."""
     tuned = prune_gradually(zeros, allocate, seed, state, recipe)
     finalist = variant.startswith("gradual")
-    more = {"zeros": zeros, "epochs": recipe.epochs}
+    more = {"zeros": zeros, "epochs": recipe.epochs, "lr": recipe.lr}
     return record(tuned, variant, seed, "weight pruning", finalist, **more)
 
 
@@ -162,7 +162,7 @@ def channels(
     smaller, counts = prune_channels(budget, round_to, score, seed)
     tuned = fine_tune(smaller, seed, state, recipe)
     finalist = score is pruning.filter_l1
-    more = {"budget": budget, "kept": counts, "epochs": recipe.epochs}
+    more = {"budget": budget, "kept": counts, "epochs": recipe.epochs, "lr": recipe.lr}
     return record(tuned, variant, seed, "channel pruning", finalist, **more)
 
 
@@ -219,7 +219,7 @@ def from_scratch(shape_of: str, variant: str, seed: int, state: Path) -> report.
                 module.reset_parameters()
     recipe = checkpoints.entry("resnet14", 0).recipe
     trained = fine_tune(smaller, seed, state, recipe)
-    return record(trained, variant, seed, "from scratch", False, epochs=recipe.epochs)
+    return record(trained, variant, seed, "from scratch", False, epochs=recipe.epochs, lr=recipe.lr)
 
 
 SCORES = {

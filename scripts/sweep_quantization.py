@@ -124,10 +124,11 @@ def trained(
             save=checkpoints.save_weights,
             keep=False,
             epochs=TRAINING.epochs,
+            lr=TRAINING.lr,
         )
     network = quantization.quantize(folded(name, seed), scheme, calibration())
     tuned = fine_tune(network, seed, state, TRAINING)
-    more = {"epochs": TRAINING.epochs, "learned": scheme.learned}
+    more = {"epochs": TRAINING.epochs, "lr": TRAINING.lr, "learned": scheme.learned}
     return record(tuned, name, variant, seed, "quantization-aware training", finalist, **more)
 
 

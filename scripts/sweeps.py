@@ -6,7 +6,6 @@ its last epoch, and `--list` says what is missing and how long it takes.
 
 import argparse
 import copy
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,8 +20,6 @@ from slimcnn import data, masking, report, training
 from slimcnn.stored import weights_name
 
 ROOT = Path(__file__).resolve().parents[1]
-# Full float32 on NVIDIA's GPUs, too, whose libraries would shorten it to TF32 in convolutions.
-os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,8 @@ def final_record(
     """
     model, test = masking.finalize(model).cpu(), data.load("test")
     there = on_best_device(model)
+    # In trainings GPUs may shorten float32 to TF32; answers are to be those of any machine.
+    torch.backends.cudnn.allow_tf32 = False
     path = ROOT / "results" / f"{sweep_name}-predictions.safetensors"
     stored = load_file(path) if path.exists() else {}
     predicted = training.predict(there, test.images).argmax(1).to(torch.uint8)
@@ -126,6 +125,7 @@ def final_record(
         path=weights,
         command=f"python scripts/sweep_{sweep_name}.py",
     )
+    torch.backends.cudnn.allow_tf32 = True
     if not keep:
         weights.unlink()
     return record

@@ -290,9 +290,9 @@ def block_mask_by_loops(scores, block, sparsity):
         for top in range(0, matrix.shape[0], height)
         for left in range(0, matrix.shape[1], width)
     ]
-    sums = [matrix[top : top + height, left : left + width].sum() for top, left in corners]
+    means = [matrix[top : top + height, left : left + width].mean() for top, left in corners]
     mask = np.ones(matrix.shape, bool)
-    ranked = sorted(range(len(corners)), key=lambda index: (sums[index], index))
+    ranked = sorted(range(len(corners)), key=lambda index: (means[index], index))
     for index in ranked[: round(sparsity * len(corners))]:
         top, left = corners[index]
         mask[top : top + height, left : left + width] = False
@@ -313,16 +313,18 @@ def test_blocks_go_as_in_a_loop(scores, block, sparsity):
 
 
 def test_blocks_by_pencil():
-    scores = torch.tensor([[1.0, 1, 2, 2, 9], [1, 1, 2, 2, 9], [3, 0, 0, 5, 4]])
-    # Sums of blocks of 2 × 2, smaller at the edges: 4, 8, 18 and 3, 5, 4. Two thirds go.
-    expected = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
-    assert torch.equal(block_mask(scores, (2, 2), 4 / 6), expected)
-    # Of the equal sums the first goes first.
-    assert block_mask(scores, (2, 2), 2 / 6)[:, [0, 4]].tolist() == [
-        [False, True],
-        [False, True],
-        [False, True],
-    ]
+    scores = torch.tensor([[1.0, 1, 4, 4, 9], [1, 1, 4, 4, 9], [1, 1, 0, 5, 3]])
+    # Means of blocks of 2 × 2, smaller at the edges: 1, 4, 9 and 1, 2.5, 3. Half of them go.
+    expected = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    assert torch.equal(block_mask(scores, (2, 2), 3 / 6), expected)
+    # Of the equal means the first goes first.
+    assert block_mask(scores, (2, 2), 1 / 6)[:, 0].tolist() == [False, False, True]
+
+
+def test_small_blocks_at_the_edge_are_no_worse_for_being_small():
+    scores = torch.ones(10, 8)
+    scores[:8, :4] = 0.9  # of ten classes in blocks of four, the last block has two
+    assert block_mask(scores, (4, 4), 2 / 6)[8:].all()
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.75, 1.0])
@@ -356,7 +358,7 @@ def test_a_linear_layers_kernels_are_its_weights_and_its_filters_its_rows():
 
 
 def test_sums_of_half_precision_do_not_overflow():
-    # In float16 the first and the second block would both sum to infinity.
+    # In float16 the sums of the first and the second block would both be infinite.
     scores = torch.tensor([[6e4, 6e4, 4e4, 4e4, 1, 1]]).half()
     assert block_mask(scores, (1, 2), 2 / 3).tolist() == [[True, True, False, False, False, False]]
     # The first sum is the larger one by 1/128, which bfloat16 cannot say of 3,000.

@@ -106,14 +106,16 @@ def channel_permutation(
 
 
 def block_mask(scores: Tensor, block: tuple[int, int], sparsity: float) -> Tensor:
-    """Blocks of the weight's matrix stay or go as a whole, by the sum of their scores.
+    """Blocks of the weight's matrix stay or go as a whole, by the mean of their scores.
 
     (1, v) are vectors along a filter, (v, 1) vectors across filters. A kernel of a convolution
     is (1, kh · kw), a filter (1, everything): see `kernel_mask` and `filter_mask`.
 
     Args:
         scores: two or more dimensions; the matrix is (first, all others).
-        block: rows and columns of a block; blocks at the edge may be smaller.
+        block: rows and columns of a block; blocks at the edge may be smaller. It is for them
+            that means are compared: by sums they would go first, and with them, say, the last
+            two of ten classes.
         sparsity: fraction of blocks that go, `round(sparsity · blocks)` of them; of equal
             ones the first.
 
@@ -135,11 +137,16 @@ def block_mask(scores: Tensor, block: tuple[int, int], sparsity: float) -> Tenso
     matrix = scores.detach().reshape(rows, columns)
     if matrix.is_floating_point():
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))  # half would overflow
-    padded = torch.nn.functional.pad(matrix, (0, -columns % width, 0, -rows % height))
-    sums = padded.unflatten(0, (-1, height)).unflatten(2, (-1, width)).sum((1, 3))
-    stays = torch.ones(sums.numel(), dtype=torch.bool, device=scores.device)
-    stays[sums.flatten().argsort(stable=True)[: round(sparsity * sums.numel())]] = False
-    spread = stays.view(sums.shape).repeat_interleave(height, 0).repeat_interleave(width, 1)
+
+    def sums(of: Tensor) -> Tensor:
+        """By block, (block rows, block columns)."""
+        padded = torch.nn.functional.pad(of, (0, -columns % width, 0, -rows % height))
+        return padded.unflatten(0, (-1, height)).unflatten(2, (-1, width)).sum((1, 3))
+
+    means = sums(matrix) / sums(torch.ones_like(matrix))
+    stays = torch.ones(means.numel(), dtype=torch.bool, device=scores.device)
+    stays[means.flatten().argsort(stable=True)[: round(sparsity * means.numel())]] = False
+    spread = stays.view(means.shape).repeat_interleave(height, 0).repeat_interleave(width, 1)
     return spread[:rows, :columns].reshape(scores.shape)
 
 
