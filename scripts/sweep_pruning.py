@@ -31,7 +31,7 @@ SHAPE = (1, 1, 28, 28)
 # The best rate of scripts/screen_pruning.py so far.
 FINE_TUNE = Recipe(epochs=6, lr=0.02, average=0.0, augmentation=Augmentation(erase=0.5))
 # What more patience gives; its rate, too, is that of the screen.
-LONGER = replace(FINE_TUNE, epochs=18)
+LONGER = replace(FINE_TUNE, epochs=18, lr=0.05)
 STEPS_AN_EPOCH = 215
 FRACTIONS = (0.25, 0.5, 0.625, 0.75, 0.875)
 
