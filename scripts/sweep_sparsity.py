@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,15 +31,18 @@ TEN_EPOCHS = Recipe(epochs=10, average=0.0, augmentation=Augmentation(erase=0.5)
 
 
 def record(
-    model: nn.Module, variant: str, seed: int, format: str | None, **settings
+    model: nn.Module, variant: str, seed: int, format: str | None, **settings: object
 ) -> report.Record:
     """Measure on the test set; bytes are those of the encoded file."""
+    technique = "sparse training" if "ten epochs" in variant else "sparsity pattern"
+    if "by sums" in variant:
+        technique = "planted fault"
     return final_record(
         model,
         "sparsity",
         variant,
         seed,
-        "sparse training" if "ten epochs" in variant else "sparsity pattern",
+        technique,
         save=partial(sparsity.save_encoded, format=format),
         keep=variant == "2:4" and seed == 0,
         **settings,
@@ -66,11 +70,22 @@ def permuted(model: nn.Module, n: int, m: int) -> nn.Module:
     return pruning.permute_channels(model, groups, orders)
 
 
+def blocks_by_sums(scores: Tensor) -> Tensor:
+    """4×4 blocks ranked by sums, a fault: small blocks at the edge go first (the lesson's bug)."""
+    rows, columns = scores.flatten(1).shape
+    padded = F.pad(scores.flatten(1), (0, -columns % 4, 0, -rows % 4))
+    sums = padded.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).sum((1, 3))
+    stays = pruning.mask_of(sums, 0.75)
+    spread = stays.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    return spread[:rows, :columns].reshape(scores.shape)
+
+
 PATTERNS: dict[str, Callable[[Tensor], Tensor]] = {
     "2:4": lambda scores: sparsity.nm_mask(scores, 2, 4),
     "1:4": lambda scores: sparsity.nm_mask(scores, 1, 4),
     "vector 1x4": lambda scores: sparsity.block_mask(scores, (1, 4), 0.75),
     "block 4x4": lambda scores: sparsity.block_mask(scores, (4, 4), 0.75),
+    "block 4x4 by sums": blocks_by_sums,
     "kernel": lambda scores: sparsity.kernel_mask(scores, 0.75),
     "element": lambda scores: pruning.mask_of(scores, 0.75),
 }
