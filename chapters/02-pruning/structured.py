@@ -378,9 +378,9 @@ print(f"half of the MACs: {accuracy(networks['in eights']):.1f} %", end=" -> ")
 print(f"{accuracy(tuned):.1f} % after one short epoch")
 
 # %% [markdown]
-# The long runs: six epochs on all images, three seeds for L1 and for Torch-Pruning, one for
-# the rest (n = 1 in the table), all on the test set. Channels come in multiples of 8, at a
-# quarter of the MACs in multiples of 16. Beside them the two controls. The **dense control**
+# The long runs: six epochs on all images ("longer": eighteen), three seeds for L1 and for
+# Torch-Pruning, one for the rest (n = 1 in the table), all on the test set. Channels come in
+# multiples of 8, at a quarter of the MACs in multiples of 16. Beside them the two controls. The **dense control**
 # had the same six epochs with nothing removed. **From scratch** (one seed) is the pruned
 # architecture with new weights, trained as long as the baseline:
 # Liu and colleagues found that such a network often matches the pruned one, in which case
@@ -427,7 +427,23 @@ for budget in (50, 35, 25):
         print(f"{budget} % of the MACs, against the {name:14}{change[budget, name]}")
 
 # %% [markdown]
-# And against the same architecture from scratch, and Torch-Pruning's network of as many MACs:
+# Half of the arithmetic costs more than half of the zeros did in the last lesson. Is it the
+# channels that are missed, or are six epochs too few? The same networks, fine-tuned for
+# eighteen epochs at the rate that validation preferred:
+
+# %%
+patient = {}
+for budget in (50, 25):
+    patient[budget] = metrics.paired_bootstrap(
+        others["baseline"], right(f"channels L1 {budget} longer")
+    )
+    print(f"{budget} % of the MACs, longer, against the baseline {patient[budget]}")
+
+# %% [markdown]
+# LONGERTEXT
+#
+# Now the network of half the MACs against the same architecture from scratch, and against
+# Torch-Pruning's network of as many MACs:
 
 # %%
 scratch = metrics.paired_bootstrap(
@@ -438,6 +454,45 @@ print(f"50 % of the MACs, against from scratch, one seed  {scratch}")
 print(f"50 % of the MACs, against Torch-Pruning           {rival}")
 
 # %% [markdown]
+# Neither difference is more than noise. The architecture, trained from new weights for as long
+# as the baseline, does as well as the pruned network: here pruning has found an *architecture*.
+# It has found it quickly, since only the plan and the fine-tuning were needed, where a baseline was
+# there. And our plan by sensitivity does no better than Torch-Pruning's one ratio for all
+# layers, though it did better before fine-tuning.
+#
+# The hardest rival has been in the book since chapter 1: the student, a small network that was
+# designed as one, with depthwise convolutions, and trained for 40 epochs. Beside the network of
+# a quarter of the MACs:
+
+# %%
+(student,) = report.summarize(
+    [r for r in report.load_records("baselines") if r.model == "student"]
+)
+quarter = next(row for row in rows if row.settings["variant"] == "channels L1 25")
+for name, row in (("quarter", quarter), ("student", student)):
+    print(f"{name:8}{row.macs:12,.0f} MACs {row.accuracy:.2f} %, {row.bytes:,.0f} bytes")
+
+# %% [markdown]
+# Fewer MACs, fewer bytes, and more accurate. Pruning takes a network that is there and
+# makes it smaller; it does not invent a better one.
+#
+# ### The finalists' time
+#
+# ONNX Runtime, one thread, all in the same rounds on a quiet machine, by
+# `scripts/measure_latency.py --finalists`. "Unaligned" has channels in any number:
+
+# %%
+finalists = report.load_records("pruning-latency")
+medians = {r.settings["variant"]: r.latency.median_ms for r in finalists}
+speedup = {name: medians["dense"] / median for name, median in medians.items()}
+for record in finalists:
+    name = record.settings["variant"]
+    print(f"{name:26}{record.macs:11,} MACs {medians[name]:.3f} ms", end="")
+    print(f"  {speedup[name]:.2f} times faster")
+
+# %% [markdown]
+# LATENCYTEXT
+#
 # ## Why it works, when it does not
 #
 # **Which score?** All scores at one budget, one seed. Each made its own plan, in eights, from
@@ -516,7 +571,8 @@ print(f"{metrics.count_macs(slim, photo):,}")
 #
 # | | reports | we measured |
 # |---|---|---|
-# | {cite:t}`li2017pruning`, ResNet-56 on CIFAR-10 | 27.6 % fewer FLOPs, no accuracy lost | half and a quarter of the MACs: the intervals above |
+# | {cite:t}`li2017pruning`, ResNet-56 on CIFAR-10 | 27.6 % fewer FLOPs, no accuracy lost | half of the MACs: −0.4 points, a quarter: −1.1 |
+# | {cite:t}`liu2019rethinking`, several networks | from scratch does as well | half of the MACs: no difference, one seed |
 # | {cite:t}`fang2023depgraph`, ResNet-56 on CIFAR-10 | 93.53 → 93.77 % at 2.13 times fewer MACs | the row "Torch-Pruning" |
 #
 # The claims of the text:
@@ -526,8 +582,12 @@ assert len(groups) == 9
 assert raw["by sensitivity"] > raw["uniform"], "sensitivity beats a uniform ratio"
 assert metrics.count_macs(networks["in eights"]) <= metrics.count_macs(dense) / 2
 assert timed["in eights"].median < timed["by sensitivity"].median, "eights are faster"
-assert change[50, "baseline"].difference >= -0.2, "half: at most 0.2 points lost"
-assert change[25, "baseline"].difference >= -0.8, "a quarter: at most 0.8"
+assert round(change[50, "baseline"].difference, 1) == -0.4, "half of the MACs"
+assert round(change[25, "baseline"].difference, 1) == -1.1, "a quarter"
+for noise in (scratch, rival):
+    assert noise.low < 0 < noise.high, "no more than noise"
+assert student.macs < quarter.macs and student.bytes < quarter.bytes
+assert student.accuracy > quarter.accuracy
 assert max(by_score.values()) - min(by_score.values()) < 1.0, (
     "scores lie close together"
 )
