@@ -365,8 +365,7 @@ stored = {
 }
 paired = metrics.paired_bootstrap(stored["student"], stored["resnet14"])
 print(f"seeds of each network: {len(stored['student'])}")
-print(f"ResNet-14 - student: {paired.difference:.2f} points", end=" ")
-print(f"({paired.low:.2f} to {paired.high:.2f})")
+print(f"ResNet-14 - student: {paired}")
 
 # %% [markdown]
 # This interval, over all seeds and images, is what later chapters print beside a gain or

@@ -391,7 +391,8 @@ kinds = ("channel pruning", "from scratch", "Torch-Pruning", "dense")
 records = [r for r in report.load_records("pruning") if r.technique in kinds]
 by = ("model", "technique", "settings.variant")
 rows = report.summarize(records, by=by)
-report.table(rows)
+columns = ["settings.variant", "accuracy", "parameters", "macs", "bytes"]
+report.table(rows, columns=columns)
 
 # %% [markdown]
 # The figure that every chapter ends with:
@@ -470,7 +471,9 @@ print(f"50 % of the MACs, against Torch-Pruning           {rival}")
 )
 quarter = next(row for row in rows if row.settings["variant"] == "channels L1 25")
 for name, row in (("quarter", quarter), ("student", student)):
-    print(f"{name:8}{row.macs:12,.0f} MACs {row.accuracy:.2f} %, {row.bytes:,.0f} bytes")
+    print(
+        f"{name:8}{row.macs:12,.0f} MACs {row.accuracy:.2f} %, {row.bytes:,.0f} bytes"
+    )
 
 # %% [markdown]
 # Fewer MACs, fewer bytes, and more accurate. Pruning takes a network that is there and

@@ -7,6 +7,7 @@ import pytest
 from slimcnn import (
     checkpoints,
     data,
+    lowrank,
     metrics,
     models,
     pruning,
@@ -36,6 +37,8 @@ def rebuild(record: report.Record, file: Path):
         return sparsity.load_encoded(network, file)
     if record.technique == "channel pruning":
         return pruning.load_pruned(network, file)
+    if record.technique == "low rank":
+        return lowrank.load_factorized(network, file)
     if "quantiz" in record.technique:
         network = quantization.load_quantized(quantization.fold_batch_norm(network), file)
         if record.settings.get("arithmetic") != "integers":

@@ -248,3 +248,7 @@ def test_bad_settings_are_refused():
             metrics.paired_bootstrap(right, right, confidence=confidence)
     with pytest.raises(ValueError, match="resamples is 0"):
         metrics.paired_bootstrap(right, right, resamples=0)
+
+
+def test_a_paired_difference_prints_its_signs_and_its_interval():
+    assert str(metrics.PairedDifference(-0.456, -0.68, 0.0)) == "-0.46 points (-0.68 to +0.00)"

@@ -38,6 +38,9 @@ class PairedDifference:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.difference:+.2f} points ({self.low:+.2f} to {self.high:+.2f})"
+
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> McNemar:
     """McNemar's exact test (1947) of two networks on the same images.
