@@ -6,30 +6,12 @@ Prints medians of interleaved runs and their ratios. SciPy converts a dense matr
 arrays and writes them out as bytes, with the index types that it chooses.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import scipy.sparse
 import torch
 from torch import nn
 
 from slimcnn import sparsity
-
-ROUNDS = 30
-
-
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
-    """Time both, one after the other in every round."""
-    times: dict[str, list[float]] = {"slimcnn": [], "rival": []}
-    for round_ in range(ROUNDS + 3):
-        for label, function in (("slimcnn", ours), ("rival", theirs)):
-            began = time.perf_counter()
-            function()
-            if round_ >= 3:
-                times[label].append(time.perf_counter() - began)
-    a, b = (statistics.median(times[label]) * 1000 for label in ("slimcnn", "rival"))
-    print(f"{name:22} slimcnn {a:8.3f} ms, rival {b:8.3f} ms; ratio {a / b:.2f}")
+from timing import compare
 
 
 def encoders(zeros: float) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 
 from slimcnn.coding import kmeans
 
@@ -54,6 +55,19 @@ def test_two_groups_by_hand():
     assert book.decode().tolist() == [[0.5, 11.0], [0.5, 11.0]]
     # before: values 0 and 12, distances 0, 2, 1, 0; after: 0.5, 1, 0.5, 1
     assert book.errors == (5.0, 2.5)
+
+
+@pytest.mark.parametrize("k", [2, 8, 16])
+@pytest.mark.parametrize("start", ["linear", "density", "random"])
+def test_equals_scikit_learn_from_the_same_start(k, start):
+    weights = normal(2000, seed=k)
+    first = kmeans(weights, k, start=start, iterations=0).values
+    ours = kmeans(weights, k, start=start, iterations=1000)
+    theirs = KMeans(
+        k, init=first[:, None].numpy(), n_init=1, max_iter=1000, tol=0, algorithm="lloyd"
+    ).fit(weights[:, None].numpy())
+    np.testing.assert_allclose(ours.values, np.sort(theirs.cluster_centers_[:, 0]), atol=1e-9)
+    assert ours.errors[-1] == pytest.approx(theirs.inertia_, rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 16])
