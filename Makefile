@@ -78,6 +78,7 @@ results: install ## list the missing runs with their minutes; the runs themselve
 	$(PY) scripts/sweep_lowrank.py --list
 	$(PY) scripts/screen_quantization.py --list
 	$(PY) scripts/sweep_quantization.py --list
+	$(PY) scripts/sweep_compression.py --list
 	@if [ -f results/latency.json ]; then echo "latency.json is there"; \
 	else echo "latency.json missing (2 minutes): $(PY) scripts/measure_latency.py"; fi
 

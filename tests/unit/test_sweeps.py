@@ -8,12 +8,14 @@ from slimcnn import report
 
 SWEEPS = {
     "pruning": "sweep_pruning",
+    "pruning-screen": "screen_pruning",
     "sparsity": "sweep_sparsity",
     "distillation": "sweep_distillation",
     "distillation-screen": "screen_distillation",
     "lowrank": "sweep_lowrank",
     "quantization": "sweep_quantization",
     "quantization-screen": "screen_quantization",
+    "compression": "sweep_compression",
 }
 
 
