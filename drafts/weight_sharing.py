@@ -94,17 +94,17 @@ print(f"{dense_bytes:,} bytes dense")
 # ## The idea
 #
 # {cite:t}`han2016deep` call it **Deep Compression**: prune, share, code. A weight that is not zero
-# costs the word for its value and the word for where it is. With $n$ of them,
+# costs two *words*, a few bits each: one stands for its value, one for where it is. With $n$ of them,
 #
 # $$
 # S \approx n\,\frac{\bar{\ell}_\text{value} + \bar{\ell}_\text{gap}}{8}
 #   + S_\text{books} + S_\text{rest} ,
 # $$ (eq-slim-bytes)
 #
-# with the mean lengths $\bar{\ell}$ of both words in bits, the codebooks and code tables, and the
-# rest, biases and batch norms. What must hold for a file forty times smaller, 70 kB? With $n =
-# 45{,}000$ and 5 kB for the rest, each weight may take 11 bits for both words. So *values* must
-# fit a handful of bits, and gaps, too.
+# with the mean lengths $\bar{\ell}$ of both words in bits, $S_\text{books}$ for the tables that are
+# needed to read them, and $S_\text{rest}$ for the biases. What must hold for a file forty times
+# smaller, 70 kB? With $n \approx 69{,}000$ and 5 kB for the rest, each weight may take about 7.5
+# bits for both words. So *values* must fit three or four bits, and gaps, too.
 #
 # ### Shared values
 #
@@ -119,13 +119,14 @@ print(f"{dense_bytes:,} bytes dense")
 #
 # That is **k-means** on a line. Two facts about a solution: each weight takes the nearest value,
 # and each value is the mean of its weights, since a mean has the least square distance. Do one,
-# then the other, in turn: no step can make the error larger, so it ends {cite:p}`lloyd1982least`.
+# then the other, in turn: no step can make the error larger, and there are finitely many ways to
+# assign the weights, so it ends, in a minimum that depends on the start {cite:p}`lloyd1982least`.
 #
 # ## By hand
 #
 # Six weights, two values: −1.0, −0.8, 0.1, 0.2, 0.3, 1.2. Start at both ends, −1.0 and 1.2. The
-# middle is 0.1, so that −1.0, −0.8 and 0.1 take the lower value (0.1 is as near to both, and
-# takes the lower one). Means: −0.567 and 0.567. Now the middle is 0, and 0.1 changes sides. Means:
+# middle is 0.1, so that −1.0, −0.8 and 0.1 take the lower value (0.1 is as near to both; ties go
+# down). Means: −0.567 and 0.567. Now the middle is 0, and 0.1 changes sides. Means:
 # −0.9 and 0.45. The middle, −0.225, moves no one any more.
 
 # %% tags=["nbval-check-output"]
@@ -186,8 +187,7 @@ axes[1].set(xlabel="iteration", ylabel="square error", xscale="symlog", yscale="
 _ = axes[1].legend()
 
 # %% [markdown]
-# A network of few bits, by start: the values of all layers, $k$ of them each, and the accuracy
-# without any training.
+# A network of few bits, by start: $k$ values for each layer, and the accuracy without any training.
 
 # %%
 shared_accuracy = {}
@@ -199,9 +199,9 @@ for k in (4, 8, 16):
     print(f"{k:3} values: {row}")
 
 # %% [markdown]
-# With few values the start decides a lot, and the one with the smaller square error is not always
-# the one with the higher accuracy: k-means does not know which weights matter. Large ones are few
-# and matter most, and quantiles have few values for them.
+# With few values the start decides a lot. k-means does not know which weights matter: Han and
+# colleagues found large ones, of which there are few, to matter most {cite:p}`han2016deep`, and
+# quantiles have few values for them.
 #
 # ### Shared values that are trained
 #
@@ -237,8 +237,9 @@ print(f"{shared_accuracy[4, 'linear']:.1f} % -> {four:.1f} %")
 # them together as the two branches of a new one, and repeat; a symbol's word is as long as its
 # path. By hand, for counts of 5, 2, 1 and 1: the two 1s make a 2, two 2s make a 4, with 5 a 9.
 # Lengths 1, 2, 3, 3, so $5 \cdot 1 + 2 \cdot 2 + 3 + 3 = 15$ bits, where two bits each would be
-# 18. No code of whole bits for each symbol is shorter on average, and none at all is shorter than
-# the **entropy**
+# 18. No word is the beginning of another one, so a reader knows where each of them ends. No code
+# of whole bits for each symbol is shorter on average, and none that treats symbols one by one is
+# shorter than the **entropy**, with $p_j$ the share of symbol $j$,
 #
 # $$
 # H = -\sum_j p_j \log_2 p_j .
@@ -284,10 +285,11 @@ for name, (bits, entropy) in inside.items():
     print(f"{name:24}{bits:6.3f} bits a value, entropy {entropy:.3f}")
 
 # %% [markdown]
-# Less than the four bits that sixteen values take, and within a few hundredths of the entropy.
+# Less than the four bits that sixteen values take, and within a tenth of a bit of the entropy.
 #
 # How does a reader know the code? The lengths are enough, if all agree on one rule: words of the
-# same length count upwards in the order of their symbols, and each longer one goes on from there.
+# same length count upwards in the order of their symbols, and the first longer one is the next
+# number with zeros appended: 0, then 10, then 110 and 111.
 # That is the **canonical** code.
 
 # %% tags=["nbval-check-output"]
@@ -300,8 +302,8 @@ print([f"{word:0{n}b}" for word, n in zip(words, example, strict=True)])
 #
 # The places of the zeros are the other half of the cost. Between two weights that are not zero
 # there is a **gap** (chapter 3), and gaps are not equally frequent either: they get a Huffman code
-# of their own. `save_slim` writes everything into one file: a header with the architecture, each
-# tensor in the smallest of six ways, a checksum. Sixteen values a layer, trained for a short epoch:
+# of their own. `save_slim` writes everything into one file: a header with the names and shapes of
+# all tensors, each tensor in the smallest of six ways (as it is among them), a checksum. Sixteen values a layer, trained for a short epoch:
 
 # %%
 sixteen, _ = training.fit(
@@ -314,7 +316,7 @@ size = coding.save_slim(final, path)
 print(f"{dense_bytes:,} -> {size:,} bytes, {dense_bytes / size:.1f} times smaller")
 
 # %% [markdown]
-# And back. The file has no trace of how it came about; whoever loads it gets a network.
+# And back. Whoever has the architecture, here ours without batch norms, gets the weights.
 
 # %%
 back = coding.load_slim(path, quant.fold_batch_norm(checkpoints.load("resnet14")))
@@ -344,8 +346,9 @@ for name, model in stages.items():
     )
 
 # %% [markdown]
-# Each stage multiplies: fewer weights, then fewer bits for each of them. The recipe with all stages, each followed by training, three seeds, on the test
-# set:
+# Zeros and sharing multiply: fewer weights, then fewer bits for each of them; codes work on both. The
+# recipe with all stages, each followed by training, on the test set (three seeds for 90 % zeros and
+# 16 values):
 
 # %%
 records = report.load_records("compression")
@@ -356,8 +359,8 @@ report.table(rows)
 # ## Why it works, when it does not
 #
 # **Codes need skew.** Where all symbols are equally frequent, a Huffman code gains nothing. Values
-# at quantiles are such a case, by construction: each has the same number of weights, before the
-# iterations move them.
+# at quantiles are such a case, by construction: each has about the same number of weights, before
+# the iterations move them.
 
 # %%
 uniform = coding.kmeans(filled, 16, start="density", iterations=0)
@@ -400,8 +403,8 @@ for name, model in stages.items():
     print(f"{name:24}{zipped[name]:10,} zipped, {slim[name]:10,} as .slim")
 
 # %% [markdown]
-# It finds the zeros and the repetition, and takes half as much again or more: it works on bytes,
-# and a float is four of them. And a network that is not ours: torchvision's MobileNetV3, random
+# It finds the zeros and the repetition, and of the shared network it still makes a clearly larger
+# file: it works on bytes, and a float is four of them. And a network that is not ours: torchvision's MobileNetV3, random
 # weights, 80 % of them zero, sixteen values a layer.
 
 # %%
@@ -464,8 +467,8 @@ codes.entropy(entropy)
 #
 # A file needs no arithmetic, so its values need not be evenly spaced: k-means finds a few that
 # many weights share, and training moves them where the loss wants them. What is frequent gets a
-# short word, values and gaps alike, and a Huffman code is within a few hundredths of a bit of what
-# is possible. Zeros, sharing and codes multiply. The network is not a bit faster for it.
+# short word, values and gaps alike, and a Huffman code was within a tenth of a bit of what a code
+# for single symbols can do. Zeros and sharing multiply. The network is not a bit faster for it.
 #
 # ## Check yourself
 #
@@ -502,10 +505,11 @@ codes.entropy(entropy)
 # :class: dropdown
 # The entropy is 0, and a word of no bits would do, as the number of symbols is known. With words
 # of at least one bit it is 1, and the code is a whole bit above the entropy: Huffman codes are bad
-# at very skewed counts. Arithmetic coding has no such limit.
+# at very skewed counts. Arithmetic coding, which gives a whole message one number, has no such
+# limit.
 # ```
 #
 # ## Where next
 #
 # - Next chapter: the network on a phone.
-# - {cite:t}`han2016deep`: the whole pipeline, six pages.
+# - {cite:t}`han2016deep`: the whole pipeline.
