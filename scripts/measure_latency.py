@@ -21,7 +21,10 @@ from slimcnn import checkpoints, data, export, latency, models, pruning, report
 from sweeps import ROOT, weights_file
 
 ROUNDS = 300
-FINALISTS = ("L1 50", "L1 35", "L1 25", "unaligned L1 50", "unaligned L1 25")
+FINALISTS = (
+    *("L1 50", "L1 50 longer", "L1 35", "L1 25"),
+    *("unaligned L1 50", "unaligned L1 25"),
+)
 
 
 def baselines() -> dict[str, tuple[nn.Module, Path]]:

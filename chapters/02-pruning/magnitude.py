@@ -254,7 +254,7 @@ ax.invert_yaxis()
 _ = ax.legend()
 
 # %% [markdown]
-# The stem suffers most, and the last stage hardly notices: the global threshold was
+# The stem suffers most, and the last block hardly notices: the global threshold was mostly
 # right without knowing it. Early layers have few weights, each used at many positions.
 #
 # ### One shot, four scores
@@ -302,8 +302,7 @@ _ = ax.legend()
 
 # %% [markdown]
 # Random pruning falls at once, and one threshold for all layers holds longer than the same
-# share of each. The gradient scores do not beat magnitude by much, if at all: at the end of a
-# training, $g_i$ is noise around zero, and {eq}`eq-taylor` has lost its first term. Up to a
+# share of each. The gradient scores fall far earlier than magnitude: at the end of a training, $g_i$ is noise around zero, and {eq}`eq-taylor` has lost its first term. Up to a
 # point, pruning is free. Beyond it the network needs help.
 #
 # ### The cheapest help: batch norm
@@ -445,7 +444,7 @@ report.tradeoff(rows, cost="nonzeros", label=lambda row: row.settings["variant"]
 # %% [markdown]
 # Read the rows of 90 %. Random connections stay far below all others, even trained. One
 # threshold for all layers is worth more than a point against the same share of each. Magnitude
-# is ahead of Taylor and SNIP, though they saw gradients. And our recommended schedule? All
+# is ahead of SNIP, and not behind Taylor, though both saw gradients. And our recommended schedule? All
 # zeros in one shot did as well as gradually. On one seed the difference is nothing:
 
 # %%
@@ -487,7 +486,7 @@ for name, other in (("baseline", baseline), ("control", right("dense control")))
 # **rewinding** {cite:p}`frankle2020linear`. With the same mask and *new* random weights it
 # could not. Our three short runs, of one seed and ten epochs each: a dense network; its own
 # 90 % sparse mask on its weights as they were after the first epoch; the same mask on new
-# weights. On the test set:
+# weights. (The rewound run has its early epoch on top of its ten.) On the test set:
 
 # %%
 lottery = {
@@ -500,9 +499,9 @@ for name in ("dense", "rewound", "new weights"):
 
 # %% [markdown]
 # The rewound network learns what the dense one learned, with a tenth of its weights. The same
-# connections with new weights end a point below. So it is neither the mask alone nor the weights
-# alone: a mask fits the weights that it was found with. (One seed: look at the sizes of these
-# differences, not at their hundredths.)
+# connections with new weights end a point below, no better than random connections do in chapter
+# 3. So the mask alone is not enough: it fits the weights that it was found with. (One seed: look at
+# the sizes of these differences, not at their hundredths.)
 #
 # ## Why it works, when it does not
 #

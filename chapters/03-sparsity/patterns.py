@@ -121,8 +121,9 @@ print(f"75 % zeros anywhere {accuracy(pruning.layerwise_masks(scores, 0.75)):.1f
 # $$ (eq-pattern)
 #
 # In every pattern above the choices are made in units that share no weight, so no search is
-# needed. Blocks, kernels and filters: rank the units by their means (their sums, if all are
-# equally large), and keep as many as are wanted. N:M: keep the N largest of each group. Why is that best? Take any other mask. In some
+# needed. Blocks, kernels and filters: rank the units by their sums, and keep as many as are wanted.
+# (Units at an edge may be smaller. By sums they would go first, whatever is in them, so there we
+# rank by means, and depart from {eq}`eq-pattern`.) N:M: keep the N largest of each group. Why is that best? Take any other mask. In some
 # group it keeps a weight and drops a larger one; exchanging the two keeps more and breaks no
 # rule; and when no exchange is left, it is this mask.
 #
@@ -203,8 +204,8 @@ for name, found in masks.items():
 
 # %% [markdown]
 # The larger the units, the less magnitude is kept, and the accuracy follows.
-# The gap between 1:4 and the free choice is the smallest one: a group of four neighbors
-# mostly contains one of the larger weights. A 4×4 block rarely contains *only* large ones.
+# 1:4 keeps clearly less magnitude than the free choice, and loses hardly more accuracy: a group of
+# four neighbors mostly contains one of the larger weights. A 4×4 block rarely contains *only* large ones.
 # Most of this damage can be mended, as the next but one section shows.
 #
 # ### Permuting channels
@@ -246,8 +247,8 @@ for name, model in (("given order", dense), ("permuted", permuted)):
     print(f"2:4, {name:12} keeps {kept[name]:.2f} %: {accuracy(two_four, model):.1f} %")
 
 # %% [markdown]
-# The search exchanges pairs of channels as long as that keeps more (`sweeps=1`: it goes through
-# all pairs once). On ResNet-14 there is little to win: one order has to serve all filters and all
+# The search exchanges pairs of channels as long as that keeps more (`sweeps=1`: at most as many
+# exchanges as there are channels). On ResNet-14 there is little to win: one order has to serve all filters and all
 # kernel positions of a reader, and their wishes differ.
 #
 # ### Fine-tuned
@@ -326,7 +327,7 @@ ax.invert_yaxis()
 _ = ax.set(xlabel="zeros after ReLU (%)")
 
 # %% [markdown]
-# Half or more of all activations, without any pruning. They change with each image, so no
+# About half of all activations, up to three quarters in some layers, without any pruning. They change with each image, so no
 # format can be prepared in advance; hardware that skips zero operands can use them
 # {cite:p}`han2016eie`, a CPU's dense kernel cannot.
 #
@@ -334,8 +335,8 @@ _ = ax.set(xlabel="zeros after ReLU (%)")
 #
 # **Sparse from the start.** If a sparse network is what we want, why train a dense one
 # first? A random mask that never moves is only as good as the draw. RigL lets the mask move {cite:p}`evci2020rigging`: every hundred steps it drops
-# the smallest weights and grows as many where the *gradient* is largest, though the weight
-# is zero. One such step by hand:
+# the smallest weights and grows as many where the *gradient* is largest in size, though the
+# weight is zero. One such step by hand:
 
 # %% tags=["nbval-check-output"]
 mask = torch.tensor([True, True, True, False, False])
@@ -345,7 +346,7 @@ print(sparsity.drop_and_grow(mask, weight, gradient, share=1 / 3).tolist())
 
 # %% [markdown]
 # The weight −0.1 went, and the last one came, whose gradient is largest. How many zeros should
-# each layer have? Small layers get a larger share of the non-zeros, by the **ERK** rule
+# each layer have? Small layers keep a larger share of their weights, by the **ERK** rule
 # (Erdős–Rényi kernel, {cite:t}`evci2020rigging`): density proportional to
 # $(C_\text{in} + C_\text{out} + k_h + k_w) / (C_\text{in}\, C_\text{out}\, k_h k_w)$, without the
 # kernel's sides in a linear layer. A layer that would get more than it has stays dense, and the
@@ -476,7 +477,7 @@ for n, m in ((1, 2), (2, 4), (4, 8), (8, 16)):
 # | | reports | we measured |
 # |---|---|---|
 # | {cite:t}`mishra2021accelerating`, 2:4 | accuracy of the dense network | the rows 2:4 of the table |
-# | {cite:t}`evci2020rigging`, RigL | better than any fixed mask at the same cost | no difference after ten epochs, one seed |
+# | {cite:t}`evci2020rigging`, RigL | better than the fixed masks it was compared with | no difference after ten epochs, one seed |
 #
 # The claims of the text:
 
