@@ -162,7 +162,7 @@ def test_outputs_moments_say_the_same_as_inputs_and_full_rank_is_exact(m, n, k, 
     other = lowrank.output_svd(matrix, rank, matrix @ gram @ matrix.T)
     assert torch.equal(left @ right, torch.matmul(*other))
     if rank == min(m, n):
-        torch.testing.assert_close(left @ right, matrix, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(left @ right, matrix, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

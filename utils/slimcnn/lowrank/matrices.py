@@ -123,7 +123,9 @@ def output_svd(matrix: Tensor, rank: int, moment: Tensor) -> tuple[Tensor, Tenso
         )
     plain = work @ work.T
     moment, plain = (m / m.trace().clamp_min(TINY) for m in (moment, plain))
-    basis = leading_vectors(moment + _RIDGE * plain, rank)
+    # W's outputs lie in its columns' span: within it no rounding leads astray, and all of it is W.
+    span, _ = left_vectors(work)
+    basis = span @ leading_vectors(span.T @ (moment + _RIDGE * plain) @ span, rank)
     return tuple(factor.to(matrix) for factor in _balanced(basis, basis.T @ work))
 
 
