@@ -630,6 +630,11 @@ small = sum(
 assert round(small, -3) == 12_000, "stem, shortcuts and classifier"
 assert names[max(range(len(names)), key=lambda i: lost[0.9][i])] == "conv"
 assert max(lost[0.6][names.index(n)] for n in names if "stage3.1" in n) < 2
+
+# %% [markdown]
+# And those that the records have to bear out:
+
+# %% tags=["claims"]
 lost_at_90 = metrics.paired_bootstrap(baseline, right("gradual 90"))
 assert lost_at_90.difference >= -0.5, "90 % zeros cost at most half a point"
 assert lottery["rewound"] > lottery["dense"] - 0.3, "rewinding works"
