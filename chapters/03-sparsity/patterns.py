@@ -7,7 +7,7 @@
 #
 # **You will**
 #
-# - build masks of vectors, blocks, kernels, filters, and N:M groups, and prove that the
+# - build masks of vectors, blocks, kernels, and N:M groups, and prove that the
 #   N:M mask is the best of its kind;
 # - permute the channels of a network so that a pattern hurts less, without changing what
 #   the network computes;
@@ -359,7 +359,7 @@ for name in ("stage1.0.conv1.weight", "stage3.1.conv2.weight", "fc.weight"):
     print(f"{name:24}{100 * erk[name]:5.1f} % zeros")
 
 # %% [markdown]
-# In training it is a hook, as gradual pruning was. One short epoch from random masks: the zeros
+# In training it is a function that `fit` calls before each step, as gradual pruning was. One short epoch from random masks: the zeros
 # stay as many, and some of them have moved.
 
 # %%
