@@ -4,15 +4,15 @@
     python scripts/sweep_distillation.py --list      say what is there and what is missing
     python scripts/sweep_distillation.py --only soft
 
-Every student sees the same images, the same augmentation, as many steps. Temperature and share
-were chosen on validation by scripts/screen_distillation.py. Appends one record a run to
+Every student sees the same images, the same augmentation, as many steps. Teacher, temperature and
+share were chosen on validation by scripts/screen_distillation.py. Appends one record a run to
 results/distillation.jsonl, predictions to results/distillation-predictions.safetensors, and
 keeps the weights of the finalists' seed 0.
 """
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +29,14 @@ RECORDS = ROOT / "results" / "distillation.jsonl"
 WIDE = ROOT / "runs" / "distillation-wide-teacher.safetensors"
 # The student's own recipe, in fewer epochs.
 RECIPE = replace(checkpoints.entry("student").recipe, epochs=15, average=0.0)
-SOFT = SoftTargets(temperature=4.0, alpha=0.9)
-# (student, teacher): maps of 14×14 and of 7×7 positions; embeddings after the pooling.
-MAPS = [("blocks.1", "stage1"), ("blocks.4", "stage2")]
+# The best points of the screen: for each teacher, and the better teacher.
+SOFT = {
+    "resnet14": SoftTargets(temperature=4.0, alpha=0.9),
+    "resnet14-unsmoothed": SoftTargets(temperature=4.0, alpha=0.9),
+}
+TEACHER, OTHER = "resnet14-unsmoothed", "resnet14"
+# (student, teacher): maps at the same depth, by thirds; embeddings after the pooling.
+MAPS = [("blocks.1", "stage1"), ("blocks.2", "stage2"), ("blocks.4", "stage3")]
 EMBEDDINGS = [("flatten", "flatten")]
 
 
@@ -75,6 +80,11 @@ def alone(recipe: Recipe, variant: str, seed: int, state: Path) -> report.Record
     return record(trained, variant, seed, variant == "alone", epochs=recipe.epochs)
 
 
+def trained_teacher(name: str, seed: int) -> nn.Module:
+    """The teacher of a student's seed; there is only one that had no label smoothing."""
+    return checkpoints.load(name, seed if name == "resnet14" else 0)
+
+
 def taught(
     teacher: Callable[[int], nn.Module],
     teacher_name: str,
@@ -83,23 +93,25 @@ def taught(
     state: Path,
     **how: object,
 ) -> report.Record:
-    """The student with a teacher of the same seed."""
+    """The student with a teacher."""
+    master = teacher(seed)
     trained, _ = distillation.distill(
-        new_student(seed), teacher(seed), data.load("train"), RECIPE, **how, **options(seed, state)
+        new_student(seed), master, data.load("train"), RECIPE, **how, **options(seed, state)
     )
-    keep = variant == "soft targets"
-    more = {"epochs": RECIPE.epochs, "teacher": teacher_name}
-    if isinstance(how["loss"], SoftTargets):
-        more |= {"temperature": how["loss"].temperature, "alpha": how["loss"].alpha}
-    return record(trained, variant, seed, keep, **more)
+    more = {"epochs": RECIPE.epochs, "teacher": teacher_name, **asdict(how["loss"])}
+    more["teacher_on_validation"] = training.evaluate(master, data.load("validation"))
+    if features := how.get("features"):
+        pairs = [" - ".join(pair) for pair in features.pairs]
+        more |= {"feature_weight": features.weight, "pairs": pairs}
+    return record(trained, variant, seed, variant == "soft targets", **more)
 
 
 def wide_teacher(seed: int) -> nn.Module:
-    """ResNet-14 of width 1.5; trained once, by the baseline's recipe in twelve epochs."""
+    """ResNet-14 of width 1.5; trained once, by the teacher's recipe in twelve epochs."""
     with training.seeded(seed):
         network = models.build("resnet14", width=1.5)
     if not WIDE.exists():
-        recipe = replace(checkpoints.entry("resnet14").recipe, epochs=12, average=0.0)
+        recipe = replace(checkpoints.entry(TEACHER).recipe, epochs=12, average=0.0)
         state = WIDE.with_name("distillation-wide-teacher-state.safetensors")
         network, _ = training.fit(network, data.load("train"), recipe, **options(seed, state))
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, WIDE)
@@ -137,7 +149,7 @@ def recovered(
     train, teacher = data.load("train"), checkpoints.load("resnet14", seed)
     if with_teacher:
         tuned, _ = distillation.distill(
-            network, teacher, train, FINE_TUNE, loss=SOFT, **options(seed, state)
+            network, teacher, train, FINE_TUNE, loss=SOFT["resnet14"], **options(seed, state)
         )
     else:
         tuned, _ = training.fit(network, train, FINE_TUNE, **options(seed, state))
@@ -164,26 +176,23 @@ def runs() -> list[Run]:
         found.extend(Run(variant, s, minutes, partial(work, variant, s), model) for s in seeds)
 
     three, one = (0, 1, 2), (0,)
-    resnet14 = partial(taught, partial(checkpoints.load, "resnet14"), "resnet14")
+    soft = SOFT[TEACHER]
+    ours = partial(taught, partial(trained_teacher, TEACHER), TEACHER)
     add("alone", three, 6.5, partial(alone, RECIPE))
-    add("soft targets", three, 11, partial(resnet14, loss=SOFT))
-    add(
-        "attention",
-        three,
-        11.5,
-        partial(resnet14, loss=SOFT, features=AttentionTransfer(MAPS, 10.0)),
-    )
+    add("soft targets", three, 11, partial(ours, loss=soft))
+    attention = AttentionTransfer(MAPS, 10.0)
+    add("attention", three, 11.5, partial(ours, loss=soft, features=attention))
     add("no smoothing", three, 6.5, partial(alone, replace(RECIPE, label_smoothing=0.0)))
     add("twice as long", three, 13, partial(alone, replace(RECIPE, epochs=2 * RECIPE.epochs)))
-    add("hints", one, 11.5, partial(resnet14, loss=SOFT, features=Hints(MAPS, 1.0)))
-    add("relations", one, 12, partial(resnet14, loss=SOFT, features=Relations(EMBEDDINGS, 1.0)))
-    add("decoupled", one, 11, partial(resnet14, loss=Decoupled(beta=2.0)))
-    add("itself", one, 9, partial(taught, itself, "student", loss=SOFT))
-    unsmoothed = partial(checkpoints.load, "resnet14-unsmoothed")
-    add(
-        "unsmoothed teacher", one, 11, partial(taught, unsmoothed, "resnet14-unsmoothed", loss=SOFT)
-    )
-    add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=SOFT))
+    add("hints", one, 11.5, partial(ours, loss=soft, features=Hints(MAPS, 1.0)))
+    relations = Relations(EMBEDDINGS, 25.0)  # the weight of the paper's distances
+    add("relations", one, 14, partial(ours, loss=soft, features=relations))
+    decoupled = Decoupled(temperature=soft.temperature, beta=2.0)
+    add("decoupled", one, 11, partial(ours, loss=decoupled))
+    add("itself", one, 9, partial(taught, itself, "student", loss=soft))
+    other = partial(taught, partial(trained_teacher, OTHER), OTHER, loss=SOFT[OTHER])
+    add("other teacher", one, 11, other)
+    add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=soft))
     for start in ("gradual 90", "channels L1 25"):
         for teacher in (True, False):
             variant = f"{start}, {'with' if teacher else 'without'} teacher"

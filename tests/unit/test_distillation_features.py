@@ -214,6 +214,15 @@ def test_the_other_losses_are_means_over_pairs():
     )
 
 
+def test_relations_of_large_batches_take_the_angles_in_parts():
+    students, teachers = torch.randn(130, 5), torch.randn(130, 4)
+    parts = [slice(0, 44), slice(44, 87), slice(87, 130)]
+    angles = [kd.angle_loss(students[part], teachers[part]) for part in parts]
+    expected = kd.distance_loss(students, teachers) + 2 * torch.stack(angles).mean()
+    relations = kd.Relations([("a", "b")], weight=1.0)
+    torch.testing.assert_close(relations([students], [teachers]), expected)
+
+
 def test_what_feature_losses_refuse():
     with pytest.raises(ValueError, match="no pairs"):
         kd.Hints([], 1.0)

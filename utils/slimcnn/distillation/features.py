@@ -148,10 +148,13 @@ class AttentionTransfer(FeatureLoss):
 class Relations(FeatureLoss):
     """How images relate: `distance_loss` + 2 · `angle_loss` between embeddings.
 
-    The embeddings may differ in length: only relations inside a batch are compared. Park et al.,
-    2019, arXiv:1904.05068, weigh angles twice as much as distances. Chapter 4, Distillation:
-    features.
+    The embeddings may differ in length: only relations inside a batch are compared. Triangles grow
+    as the cube of their images, so a batch of more than 64 is split into equal parts for the
+    angles. Park et al., 2019, arXiv:1904.05068, weigh angles twice as much as distances. Chapter 4,
+    Distillation: features.
     """
+
+    _LARGEST = 64  # images whose triangles are compared
 
     def check(self, names: str, student: Tensor, teacher: Tensor) -> None:
         """Any features will do; they are flattened."""
@@ -159,7 +162,10 @@ class Relations(FeatureLoss):
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         """Distances and angles."""
         student, teacher = student.flatten(1), teacher.flatten(1)
-        return distance_loss(student, teacher) + 2 * angle_loss(student, teacher)
+        distances = distance_loss(student, teacher)
+        parts = -(-len(student) // self._LARGEST)
+        pairs = zip(student.tensor_split(parts), teacher.tensor_split(parts), strict=True)
+        return distances + 2 * torch.stack([angle_loss(s, t) for s, t in pairs]).mean()
 
 
 def attention_map(features: Tensor) -> Tensor:
@@ -208,9 +214,10 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _check_embeddings(student, teacher, 3)
     count = len(student)
-    i, j, k = torch.meshgrid(*[torch.arange(count, device=student.device)] * 3, indexing="ij")
-    triangles = (i != j) & (j != k) & (i != k)
-    return F.smooth_l1_loss(_cosines(student)[triangles], _cosines(teacher)[triangles])
+    same = torch.eye(count, dtype=torch.bool, device=student.device)  # i = k: no triangle
+    mine, its = (_cosines(e).masked_fill(same, 0) for e in (student, teacher))
+    total = F.smooth_l1_loss(mine, its, reduction="sum")  # i = j and k = j: zero in both
+    return total / (count * (count - 1) * (count - 2))
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
