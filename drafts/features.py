@@ -102,8 +102,11 @@ report.table(report.summarize(baseline, by=by))
 # \mathcal{L}_\text{att} = \lVert \mathbf{a}^\text{s} - \mathbf{a}^\text{t} \rVert_2^2 .
 # $$ (eq-attention)
 #
+# (Their paper has the length of the difference; their code, like ours, its square.)
+#
 # **Relational** distillation {cite:p}`park2019relational` compares no features at all, but how
-# images lie to each other. With embeddings $\mathbf{e}_i$ of the images in a batch, it asks
+# images lie to each other. With **embeddings** $\mathbf{e}_i$ of the images in a batch, in our
+# networks the numbers after the pooling, it asks
 # that distances, in units of their mean, and the angles of all triangles agree. Their loss is
 # the mean of $\ell(d^\text{s} - d^\text{t})$ plus twice the mean of $\ell(c^\text{s} -
 # c^\text{t})$, where $\ell(u)$ is $u^2 / 2$ up to 1 and $|u| - 1/2$ beyond (*smooth L1*), with
@@ -117,7 +120,16 @@ report.table(report.summarize(baseline, by=by))
 #
 # **Decoupled** distillation {cite:p}`zhao2022decoupled` stays with the logits and splits the
 # divergence of the last lesson. Let $y$ be the label, $p = p_y$, and $\hat p_k = p_k / (1 - p)$
-# for the other classes, which sum to one. Then $p_k = (1 - p)\, \hat p_k$ and
+# for the other classes, which sum to one; all probabilities are those at temperature $T$. Then
+# $p_k = (1 - p)\, \hat p_k$, so the terms of the other classes are
+#
+# $$
+# \sum_{k \ne y} p^\text{t}_k \log \frac{p^\text{t}_k}{p^\text{s}_k}
+# = (1 - p^\text{t}) \Bigl( \log \frac{1 - p^\text{t}}{1 - p^\text{s}}
+#   + \sum_{k \ne y} \hat p^\text{t}_k \log \frac{\hat p^\text{t}_k}{\hat p^\text{s}_k} \Bigr) ,
+# $$
+#
+# and with the term of the label
 #
 # $$
 # \text{KL} =
@@ -130,7 +142,8 @@ report.table(report.summarize(baseline, by=by))
 #
 # The second part is what a teacher knows and a label does not, and it is multiplied by
 # $1 - p^\text{t}$: the surer the teacher, the quieter. Decoupled distillation gives the two
-# parts weights of their own.
+# parts weights of their own, $\alpha$ and $\beta$, which are no shares and need not sum to one.
+# (TCKD and NCKD: target-class and non-target-class knowledge distillation.)
 #
 # ## By hand
 #
@@ -198,7 +211,18 @@ print(f"tapped: {honest['stage2.0.bn1'].min():.2f}")
 # over the very tensor that we have kept. `distillation.tapped` keeps copies, refuses a module
 # that is used twice in a pass, and takes its hooks away again.
 #
-# The losses are short. Attention, distances and angles:
+# The losses are short. A hint, whose regressor is any 1×1 convolution from the student's channels
+# to the teacher's:
+
+
+# %%
+def hint_loss(x_s, x_t, regressor):
+    """Maps (B, C, H, W) and (B, D, H, W)."""
+    return (regressor(x_s) - x_t).square().mean()
+
+
+# %% [markdown]
+# Attention, distances and angles:
 
 
 # %%
@@ -225,7 +249,7 @@ def distance_loss(e_s, e_t):
 
 # %%
 def cosines(e):
-    """[j, i, k]: the angle at image j."""
+    """[j, i, k]: cosine of the angle at image j."""
     rays = F.normalize(e[None] - e[:, None], dim=2)
     return rays @ rays.transpose(1, 2)
 
@@ -238,6 +262,10 @@ x_s, x_t = torch.randn(4, 8, 5, 5), torch.randn(4, 3, 5, 5)
 torch.testing.assert_close(
     attention_loss(x_s, x_t), distillation.attention_loss(x_s, x_t)
 )
+hints = distillation.Hints([("student", "teacher")], weight=1.0)
+hints.build([x_s], [x_t])  # makes the regressor, 8 -> 3 channels
+mine = hint_loss(x_s, x_t, hints.regressors[0])
+torch.testing.assert_close(mine, hints([x_s], [x_t]))
 
 # %% [markdown]
 # The distances, on embeddings of different widths:
@@ -289,13 +317,14 @@ torch.testing.assert_close(decoupled(z_s, z_t, labels, 4.0, 1.0, 2.0), theirs)
 # %% [markdown]
 # ## On the network
 #
-# Where do maps of the two networks have the same size? The student's second block has 14×14
-# positions like the teacher's first stage, its last block 7×7 like the second stage. What do
-# the attention maps of the trained networks look like?
+# Which maps shall be compared? The student has five blocks, the teacher three stages; we take three
+# pairs at the same *depth*, from the first third to the last. (Where the sizes differ, the larger
+# map is pooled to the smaller one. The section on hints below shows what happens if one goes by
+# size instead.) What do the attention maps of the trained networks look like, in the middle?
 
 # %%
 student = checkpoints.load("student")
-names = {"teacher": (teacher, "stage2"), "student": (student, "blocks.4")}
+names = {"teacher": (teacher, "stage2"), "student": (student, "blocks.2")}
 maps = {}
 for who, (network, name) in names.items():
     with torch.no_grad(), distillation.tapped(network, [name]) as found:
@@ -327,9 +356,8 @@ for ax in axes.flat:
 # %%
 train = data.load("train").subset(8_000)
 short = Recipe(epochs=1, lr=0.05, average=0.0)
-attention = distillation.AttentionTransfer(
-    [("blocks.1", "stage1"), ("blocks.4", "stage2")], weight=10.0
-)
+pairs = [("blocks.1", "stage1"), ("blocks.2", "stage2"), ("blocks.4", "stage3")]
+attention = distillation.AttentionTransfer(pairs, weight=10.0)
 
 # %% [markdown]
 # The distance of its maps from the teacher's, before and after:
@@ -340,16 +368,16 @@ for name, features in (("soft targets alone", None), ("with attention", attentio
     tuned, _ = distillation.distill(
         student, teacher, train, short, seed=0, features=features, progress=False
     )
-    with torch.no_grad(), distillation.tapped(tuned, ["blocks.4"]) as found:
+    with torch.no_grad(), distillation.tapped(tuned, ["blocks.2"]) as found:
         tuned(images)
-    found = distillation.attention_map(found["blocks.4"]).view(-1, 7, 7)
+    found = distillation.attention_map(found["blocks.2"]).view(-1, 7, 7)
     apart[name] = (found - maps["teacher"]).flatten(1).norm(dim=1).mean()
 for name, distance in apart.items():
     print(f"distance of the attention maps, {name:18} {distance:.3f}")
 
 # %% [markdown]
 # The long runs, fifteen epochs on all images. The feature losses stand beside the soft targets,
-# so the question is what they *add*: attention with the weight 10, hints and relations with 1,
+# so the question is what they *add*: attention with the weight 10, hints with 1, relations with 25,
 # none of them tuned. Decoupled takes the place of the soft targets ($\alpha = 1$, $\beta = 2$, and
 # the labels). Soft targets and attention have three seeds, the others one (n = 1):
 
@@ -389,17 +417,24 @@ print(f"attention - soft targets alone: {added}")
 # %%
 for name in ("alone", "itself", "soft targets", "wide teacher"):
     (found,) = [r for r in records if r.settings["variant"] == name and r.seed == 0]
-    by = found.settings.get("teacher", "labels only")
-    print(f"{name:14} taught by {by:20} {found.accuracy:.2f} %")
+    taught_by = found.settings.get("teacher", "labels only")
+    print(f"{name:14} taught by {taught_by:20} {found.accuracy:.2f} %")
 
 # %% [markdown]
 # ### Recovery
 #
-# The most practical use has no new student at all. A pruned network is a student that begins
+# A use that needs no new student: a pruned network is a student that begins
 # close to its teacher, the dense network it came from. The 90 % sparse and the quarter-MAC
 # networks of chapter 2, trained on for six epochs, with labels alone and with the teacher:
 
 # %%
+pruned = {
+    r.settings["variant"]: r.accuracy
+    for r in report.load_records("pruning")
+    if r.seed == 0
+}
+for start in ("gradual 90", "channels L1 25"):
+    print(f"{start:34} {pruned[start]:.2f} % before")
 recovery = [r for r in records if r.technique == "recovery"]
 for record in recovery:
     print(f"{record.settings['variant']:34} {record.accuracy:.2f} %")
@@ -420,12 +455,12 @@ for start in ("gradual 90", "channels L1 25"):
 # the share of the variance that it explains.
 
 # %%
-pairs = [("blocks.1", "stage1"), ("blocks.4", "stage2"), ("blocks.4", "stage3")]
+tried = [*pairs, ("blocks.4", "stage2")]
 images = data.normalize(few.images)
 with (
     torch.no_grad(),
-    distillation.tapped(student, [a for a, _ in pairs]) as s,
-    distillation.tapped(teacher, [b for _, b in pairs]) as t,
+    distillation.tapped(student, [a for a, _ in tried]) as s,
+    distillation.tapped(teacher, [b for _, b in tried]) as t,
 ):
     student(images), teacher(images)
 
@@ -433,24 +468,25 @@ with (
 # A linear map from one to the other, at every place, by least squares:
 
 # %%
-for a, b in pairs:
+share = {}
+for a, b in tried:
     size = t[b].shape[2:]
     x = F.adaptive_avg_pool2d(s[a], size).movedim(1, -1).flatten(0, 2)
     y = t[b].movedim(1, -1).flatten(0, 2)
     x, y = x - x.mean(0), y - y.mean(0)
     rest = y - x @ torch.linalg.lstsq(x, y).solution
-    share = 1 - rest.square().sum() / y.square().sum()
-    print(f"{a} explains {100 * share:.0f} % of {b}")
+    share[a, b] = 1 - (rest.square().sum() / y.square().sum()).item()
+    print(f"{a} explains {100 * share[a, b]:.0f} % of {b}")
 
 # %% [markdown]
-# The rest cannot be had by any 1×1 regressor from the student as it is. A hint of which little
+# The last pair has maps of the same *size*, 7×7, and explains least: the student's last block is
+# about to decide, the teacher's second stage is still looking. Depth matters more. The rest cannot be had by any 1×1 regressor from the student as it is. A hint of which little
 # can be explained pulls in a direction in which the student may not be able to go, so its weight
 # has to be chosen with care.
 #
 # ### Find the bug
 #
-# A training script with a teacher. The student gets worse and worse, although the loss is
-# right. Why?
+# A training script asks its teacher like this. The loss that follows is right. What is wrong?
 
 
 # %%
@@ -460,19 +496,22 @@ def answers(teacher, images):
 
 
 # %% [markdown]
-# Ask the teacher a few times, here on images made darker, and then measure *it*:
+# Ask the teacher a few times, about pictures like its own, and about darker ones, and then measure
+# *it*:
 
 # %%
-spoiled = copy.deepcopy(teacher)
-for part in train.images[:2000].split(100):
-    answers(spoiled, data.normalize(part // 3))
-healthy = training.evaluate(teacher, few)
-after_asking = training.evaluate(spoiled, few)
-print(f"teacher before {healthy:.1f} %, after being asked {after_asking:.1f} %")
+healthy, asked = training.evaluate(teacher, few), {}
+for name, divisor in (("ordinary", 1), ("dark", 3)):
+    spoiled = copy.deepcopy(teacher)
+    for part in train.images[:2000].split(100):
+        answers(spoiled, data.normalize(part // divisor))
+    asked[name] = training.evaluate(spoiled, few)
+    print(f"teacher {healthy:.1f} %, after {name} pictures {asked[name]:.1f} %")
 
 # %% [markdown]
 # `torch.no_grad` stops gradients. It does not stop batch norm in training mode from updating
-# its running statistics: with every question the teacher becomes another network. And its
+# its running statistics. On pictures like its own these hardly move, so nobody notices; on others,
+# from a new camera or without labels, the teacher becomes another network. And in both cases its
 # answer to an image depends on the others in the batch. `distill` refuses such a teacher.
 #
 # ## What practitioners use
@@ -500,14 +539,14 @@ for (a, x), (b, y) in zip(s.items(), t.items(), strict=True):
 # Maps are larger, so that a position has a neighborhood and attention has something to say.
 # {cite:t}`zhao2022decoupled` report 71.70 % for a ResNet-18 taught by a ResNet-34 with the
 # decoupled loss, 70.66 % with plain soft targets, 69.75 % alone. Feature losses cost memory:
-# maps of both networks are kept for the backward pass.
+# the tapped maps of both networks are kept until the backward pass.
 # ```
 #
 # ## Paper and us
 #
 # | | reports | we measured |
 # |---|---|---|
-# | {cite:t}`zagoruyko2017paying`, attention together with soft targets | better than either alone on CIFAR-10 | the interval above |
+# | {cite:t}`zagoruyko2017paying`, WRN-16-2 taught by WRN-40-2, CIFAR-10, test error | 6.31 % alone, 6.08 with soft targets, 5.85 with attention | the interval above |
 # | {cite:t}`furlanello2018born`, born-again DenseNets on CIFAR | the student beats its equal teacher | "itself" against "alone", one seed |
 #
 # The claims of the text:
@@ -516,7 +555,11 @@ for (a, x), (b, y) in zip(s.items(), t.items(), strict=True):
 assert honest["stage2.0.bn1"].min() < -0.1, "the batch norm has negative outputs"
 assert smallest >= 0, "and our tap does not see them"
 assert apart["with attention"] < min(apart["before"], apart["soft targets alone"])
-assert after_asking < healthy - 2, "asking in training mode spoils the teacher"
+assert asked["dark"] < healthy - 2, "asking in training mode spoils the teacher"
+assert asked["ordinary"] > healthy - 2, "but not where anybody would see it"
+assert share["blocks.4", "stage3"] > share["blocks.4", "stage2"] + 0.1, (
+    "depth, not size"
+)
 
 # %% [markdown]
 # ## Your turn
@@ -538,8 +581,8 @@ distilling.attention_map(attention_map)
 # Teacher and student have no channels in common, so each method finds something else to
 # compare: a regression, the place of the activity, distances and angles, or parts of the
 # logits' divergence. Each has to show what it adds to plain soft targets. A teacher may be the
-# student itself, or larger, and is most useful where a network was compressed and its dense
-# ancestor is at hand. It must be in eval mode, and taps must copy.
+# student itself, or larger, or the dense ancestor of a pruned network. It must be in eval mode, and
+# taps must copy.
 #
 # ## Check yourself
 #
@@ -590,6 +633,6 @@ distilling.attention_map(attention_map)
 #
 # ## Where next
 #
-# - Next chapter: weights as matrices and tensors of low rank.
+# - [Next chapter](../05-low-rank/matrices.ipynb): weights as matrices and tensors of low rank.
 # - {cite:t}`zagoruyko2017paying` for the pictures of what networks look at.
 # - {cite:t}`mirzadeh2020improved`: what to do if the teacher is too far away.
