@@ -45,6 +45,7 @@ import zlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torchvision
 from safetensors.torch import save as to_bytes
@@ -268,19 +269,24 @@ def lengths(counts):
 
 # %%
 assert lengths([5, 2, 1, 1]) == [1, 2, 3, 3]
-shared = masking.finalize(coding.share_weights(sparse, 16))
-inside = {}
+shared, inside = masking.finalize(coding.share_weights(sparse, 16)), {}
+
+
+def inside_bits(weight):
+    """Bits that a Huffman code of the values takes for all non-zeros of a weight."""
+    _, counts = weight[weight != 0].unique(return_counts=True)
+    mine = (counts * torch.tensor(lengths(counts.tolist()))).sum()
+    theirs = coding.huffman.code_lengths(counts.tolist())
+    assert mine == (counts * torch.tensor(theirs)).sum()
+    return mine.item()
+
+
 for name, weight in shared.named_parameters():
     if weight.ndim > 1 and weight.numel() > 10_000:
         _, counts = weight[weight != 0].unique(return_counts=True)
-        mine, theirs = (
-            lengths(counts.tolist()),
-            coding.huffman.code_lengths(counts.tolist()),
-        )
-        total = [int((counts * torch.tensor(found)).sum()) for found in (mine, theirs)]
-        assert total[0] == total[1]
         p = counts / counts.sum()
-        inside[name] = float(total[0] / counts.sum()), float(-(p * p.log2()).sum())
+        entropy = float(-(p * p.log2()).sum())
+        inside[name] = inside_bits(weight) / counts.sum().item(), entropy
 for name, (bits, entropy) in inside.items():
     print(f"{name:24}{bits:6.3f} bits a value, entropy {entropy:.3f}")
 
@@ -296,6 +302,32 @@ for name, (bits, entropy) in inside.items():
 example = [1, 2, 3, 3]
 words = coding.huffman.code_words(example)
 print([f"{word:0{n}b}" for word, n in zip(words, example, strict=True)])
+
+# %% [markdown]
+# Reading is collecting bits until they are a word:
+
+
+# %%
+def decode(content, lengths, count):
+    """Bytes -> the first `count` symbols."""
+    words = coding.huffman.code_words(lengths)
+    known = {
+        f"{w:0{n}b}": j for j, (w, n) in enumerate(zip(words, lengths, strict=True))
+    }
+    symbols, word = [], ""
+    for bit in "".join(f"{byte:08b}" for byte in content):
+        word += bit
+        if word in known:
+            symbols.append(known[word])
+            word = ""
+    return symbols[:count]
+
+
+symbols = [0, 1, 0, 3, 2, 0, 0, 1]
+coded = coding.huffman.encode(np.array(symbols), example)
+assert decode(coded, example, len(symbols)) == symbols
+assert coding.huffman.decode(coded, example, len(symbols)).tolist() == symbols
+print(f"{len(symbols)} symbols in {len(coded)} bytes")
 
 # %% [markdown]
 # ## On the network
@@ -328,7 +360,26 @@ print(f"bit-exact; decoded in {time.perf_counter() - clock:.2f} s")
 print(f"{training.evaluate(back, validation):.1f} % from the file")
 
 # %% [markdown]
-# Where do the bytes go? Each stage saved alone, and all of them:
+# Where do the bytes go? The file is a header, a checksum, and a block for each tensor. The words of
+# the values and of the gaps can be told from the blocks by the codes' mean lengths:
+
+# %%
+state = final.state_dict()
+blocks = {name: len(coding.blocks.smallest_block(t)) for name, t in state.items()}
+values = sum(inside_bits(state[n]) for n in state if state[n].ndim > 1) / 8
+weights = sum(blocks[name] for name in state if state[name].ndim > 1)
+biases = sum(blocks.values()) - weights
+account = {
+    "weights, words of values": round(values),
+    "weights, gaps and tables": weights - round(values),
+    "biases": biases,
+    "header and checksum": size - weights - biases,
+}
+for name, count in account.items():
+    print(f"{name:26}{count:8,} bytes{100 * count / size:6.1f} %")
+
+# %% [markdown]
+# Where a weight stands costs as much as what it is. And the stages, each saved alone:
 
 # %%
 pruned_only = sparsity.load_encoded(checkpoints.load("resnet14"), finalist)
@@ -446,6 +497,12 @@ assert slim["pruned, folded"] / slim["pruned, folded, shared"] > 3
 assert gain["quantiles"] > 3.95 > gain["k-means"]
 assert zipped["pruned, folded, shared"] > 1.3 * slim["pruned, folded, shared"]
 assert "damaged" in refused and factor > 15
+assert sum(account.values()) == size, "every byte is counted"
+assert (
+    0.5
+    < account["weights, words of values"] / account["weights, gaps and tables"]
+    < 1.5
+)
 folder.cleanup()
 
 # %% [markdown]
