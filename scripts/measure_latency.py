@@ -1,9 +1,10 @@
 """Time the book's networks in each runtime and store the records.
 
-    python scripts/measure_latency.py               the two networks, three runtimes (chapter 1)
-    python scripts/measure_latency.py --finalists   networks with fewer channels (chapter 2)
+    python scripts/measure_latency.py             the two networks, three runtimes (chapter 1)
+    python scripts/measure_latency.py pruning     networks with fewer channels (chapter 2)
+    python scripts/measure_latency.py lowrank     networks with factorized layers (chapter 5)
 
-Writes results/latency.json or results/pruning-latency.json: one record a network and runtime,
+Writes results/latency.json or results/SWEEP-latency.json: one record a network and runtime,
 batch 1, one thread, all candidates interleaved in one process. Refuses to write a disturbed
 measurement.
 """
@@ -11,39 +12,66 @@ measurement.
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from slimcnn import checkpoints, data, export, latency, models, pruning, report
+from slimcnn import checkpoints, data, export, latency, lowrank, models, pruning, report
 from sweeps import ROOT, weights_file
 
 ROUNDS = 300
-FINALISTS = (
-    *("L1 50", "L1 50 longer", "L1 35", "L1 25"),
-    *("unaligned L1 50", "unaligned L1 25"),
+CHANNELS = "channels L1 50"
+PRUNED = (
+    *(CHANNELS, "channels L1 50 longer", "channels L1 35", "channels L1 25"),
+    *("channels unaligned L1 50", "channels unaligned L1 25"),
+)
+FACTORIZED = (
+    *(
+        f"{method} {budget}"
+        for method in ("spatial", "channel, data-aware", "Tucker-2")
+        for budget in (75, 50, 35)
+    ),
+    *("channel 50", "input 50", "CP 50"),
 )
 
 
-def baselines() -> dict[str, tuple[nn.Module, Path]]:
-    """The two networks of the book and their files."""
-    names = ("resnet14", "student")
-    return {name: (checkpoints.load(name), checkpoints.entry(name).path) for name in names}
+class Candidate(NamedTuple):
+    """A network, its file, and the technique that made it."""
+
+    model: nn.Module
+    path: Path
+    technique: str = "dense"
 
 
-def finalists() -> dict[str, tuple[nn.Module, Path]]:
-    """ResNet-14, whole and with fewer channels."""
-    found = {"dense": baselines()["resnet14"]}
-    for name in FINALISTS:
-        path = weights_file(f"channels {name}", 0)
-        found[f"channels {name}"] = pruning.load_pruned(models.build("resnet14"), path), path
-    return found
+def baseline(name: str) -> Candidate:
+    """A network of the book."""
+    return Candidate(checkpoints.load(name), checkpoints.entry(name).path)
+
+
+def finalist(variant: str, load: Callable, technique: str) -> Candidate:
+    """A ResNet-14 from results/weights/."""
+    path = weights_file(variant, 0)
+    return Candidate(load(models.build("resnet14"), path), path, technique)
+
+
+def candidates(sweep: str) -> dict[str, Candidate]:
+    """What is timed together."""
+    if sweep == "baselines":
+        return {name: baseline(name) for name in ("resnet14", "student")}
+    pruned = PRUNED if sweep == "pruning" else (CHANNELS,)
+    factorized = FACTORIZED if sweep == "lowrank" else ()
+    return (
+        {"dense": baseline("resnet14")}
+        | {v: finalist(v, pruning.load_pruned, "channel pruning") for v in pruned}
+        | {v: finalist(v, lowrank.load_factorized, "low rank") for v in factorized}
+    )
 
 
 def measure(
-    networks: Mapping[str, tuple[nn.Module, Path]], runtimes: tuple[str, ...], command: str
+    networks: Mapping[str, Candidate], runtimes: tuple[str, ...], command: str
 ) -> dict[tuple[str, str], tuple[report.Record, latency.Latency]]:
     """Export, check parity, time all together; by network and runtime.
 
@@ -53,7 +81,7 @@ def measure(
     image = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         files, callables = {}, {}
-        for name, (model, weights) in networks.items():
+        for name, (model, weights, _) in networks.items():
             for runtime in runtimes:
                 path, make = weights, latency.eager
                 given = model
@@ -76,9 +104,9 @@ def measure(
         for (name, runtime), t in timed.items():
             known = name in models.MODELS
             record = report.measure_model(
-                networks[name][0],
+                networks[name].model,
                 name=name if known else "resnet14",
-                technique="channel pruning" if name.startswith("channels") else "dense",
+                technique=networks[name].technique,
                 seed=0,
                 split=data.load("test"),
                 settings={"runtime": runtime, "batch": 1} | ({} if known else {"variant": name}),
@@ -94,13 +122,18 @@ def measure(
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--finalists", action="store_true", help="networks of chapter 2")
-    chosen = parser.parse_args().finalists
-    networks = finalists() if chosen else baselines()
-    runtimes = ("ONNX Runtime",) if chosen else ("eager PyTorch", "ONNX Runtime", "ExecuTorch")
-    command = "python scripts/measure_latency.py" + (" --finalists" if chosen else "")
-    found = measure(networks, runtimes, command)
-    file = "pruning-latency.json" if chosen else "latency.json"
+    choices = ("baselines", "pruning", "lowrank")
+    parser.add_argument("sweep", nargs="?", choices=choices, default=choices[0])
+    sweep = parser.parse_args().sweep
+    runtimes, command, file = (
+        ("ONNX Runtime",),
+        f"measure_latency.py {sweep}",
+        f"{sweep}-latency.json",
+    )
+    if sweep == "baselines":
+        runtimes = ("eager PyTorch", "ONNX Runtime", "ExecuTorch")
+        command, file = "measure_latency.py", "latency.json"
+    found = measure(candidates(sweep), runtimes, f"python scripts/{command}")
     report.save_records([record for record, _ in found.values()], ROOT / "results" / file)
     for (name, runtime), (_, t) in found.items():
         print(f"{name:28}{runtime:16}{t}")

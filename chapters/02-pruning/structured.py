@@ -519,7 +519,7 @@ for name, row in (("quarter", quarter), ("student", student)):
 # ### The finalists' time
 #
 # ONNX Runtime, one thread, all in the same rounds on a quiet machine, by
-# `scripts/measure_latency.py --finalists`. "Unaligned" has channels in any number:
+# `scripts/measure_latency.py pruning`. "Unaligned" has channels in any number:
 
 # %%
 finalists = report.load_records("pruning-latency")
