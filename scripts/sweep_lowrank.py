@@ -61,10 +61,14 @@ def by_energy(model: nn.Module, name: str, budget: float) -> lowrank.Plan:
     return lowrank.choose_ranks(model, damages, budget=budget, input_shape=SHAPE)
 
 
-def by_evbmf(model: nn.Module, name: str, budget: float) -> lowrank.Plan:
+def by_evbmf(
+    model: nn.Module, name: str, budget: float, whole_classifier: bool = False
+) -> lowrank.Plan:
     """Ranks by variational Bayes, which knows no budget; only where they save weights."""
     plan = {}
     for layer, module in lowrank.candidates(model, METHODS[name]).items():
+        if whole_classifier and isinstance(module, nn.Linear):
+            continue
         method = "svd" if isinstance(module, nn.Linear) else METHODS[name][0]
         rank = lowrank.rank_by(module, method, lowrank.evbmf_rank)
         whole = sum(parameter.numel() for parameter in module.parameters())
@@ -133,6 +137,8 @@ def runs() -> list[Run]:
         add(f"{name} 50", one, 8, partial(factorized, name, 0.5, by_validation))
     add("spatial 50 by energy", one, 6, partial(factorized, "spatial", 0.5, by_energy))
     add("Tucker-2 by EVBMF", one, 6, partial(factorized, "Tucker-2", 1.0, by_evbmf))
+    work = partial(factorized, "Tucker-2", 1.0, partial(by_evbmf, whole_classifier=True))
+    add("Tucker-2 by EVBMF, convolutions", one, 6, work)
     add("spatial 50, half pruned", one, 8, partial(pruned_factors, 0.5))
     return found
 
