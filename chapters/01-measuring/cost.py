@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
             " once with `make repository URL=...`."
         )
     kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
-    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    package = f"slimcnn[lessons] @ git+{REPOSITORY}@v0.1.0"
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.check_call([*pip, *kept, package])
 

@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
             " once with `make repository URL=...`."
         )
     kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
-    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    package = f"slimcnn[lessons] @ git+{REPOSITORY}@v0.1.0"
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.check_call([*pip, *kept, package])
 
@@ -129,8 +129,8 @@ _ = ax.legend()
 # A matrix that looks full and has rank one, and one step beyond it:
 
 # %% tags=["nbval-check-output"]
-outer = torch.tensor([[1.0], [2.0]]) @ torch.tensor([[3.0, 4.0]])
-near = outer + torch.tensor([[0.0, 0.0], [0.0, 0.1]])
+outer = torch.outer(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])).double()
+near = torch.tensor([[3.0, 4.0], [6.0, 8.1]], dtype=torch.float64)
 for name, matrix in (("rank one", outer), ("nearly", near)):
     values = torch.linalg.svdvals(matrix)
     print(f"{name:9}{matrix.tolist()}: {values[0]:.3f}, {values[1]:.3f}")

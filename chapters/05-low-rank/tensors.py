@@ -36,7 +36,7 @@ if "google.colab" in sys.modules:
             " once with `make repository URL=...`."
         )
     kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
-    package = f"slimcnn[onnx] @ git+{REPOSITORY}@v0.1.0"
+    package = f"slimcnn[lessons] @ git+{REPOSITORY}@v0.1.0"
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.check_call([*pip, *kept, package])
 
@@ -374,10 +374,15 @@ for kind, plan in plans.items():
 # Tucker-2?
 
 # %%
-for name in ("stage1.1.conv2", "stage2.1.conv2", "stage3.1.conv2"):
-    layer = dense.get_submodule(name)
-    found = lowrank.rank_by(layer, "tucker2", lowrank.evbmf_rank)
-    print(f"{name}: {found} of {lowrank.largest_rank(layer, 'tucker2')}")
+for name in ("stage1.1.conv2", "stage2.1.conv2", "stage3.1.conv2", "fc"):
+    layer, method = dense.get_submodule(name), "svd" if name == "fc" else "tucker2"
+    bayes = lowrank.rank_by(layer, method, lowrank.evbmf_rank)
+    print(f"{name}: {bayes} of {lowrank.largest_rank(layer, method)}")
+
+# %% [markdown]
+# A third of the directions, and *one* for the classifier: ten classes on a line. Nine of its ten
+# singular values are nearly alike, and that is how noise looks to this method. It asks which directions
+# stand out, not which the network needs. What becomes of it is in the table below.
 
 # %% [markdown]
 # ### Fine-tuned
@@ -418,10 +423,42 @@ channels, lost = right("pruning", "channels L1 50"), {}
 for name in ("spatial", "channel, data-aware", "Tucker-2"):
     found = right("lowrank", f"{name} 50")
     lost[name] = metrics.paired_bootstrap(baseline, found)
+    against = metrics.paired_bootstrap(channels, found)
     print(f"{name:20} against the baseline {lost[name]}")
-    print(f"{'':20} against pruning      {metrics.paired_bootstrap(channels, found)}")
+    print(f"{'':20} against pruning      {against}")
+    assert against.low < 0 < against.high, "no difference to be told"
 
 # %% [markdown]
+# Half of the MACs cost the spatial scheme a quarter of a point, the other two four tenths. Against
+# the network of as many MACs whose channels were pruned, no difference can be told. Two ways to
+# save the same arithmetic, and the accuracy does not choose between them; the clock will.
+#
+# What did the six epochs do? Validation accuracy of seed 0, before any training (batch norms
+# measured anew) and after it:
+
+# %%
+change = {}
+for r in records:
+    if r.seed == 0 and "before_fine_tuning" in r.settings:
+        name = r.settings["variant"]
+        change[name] = (
+            r.settings["before_fine_tuning"],
+            r.settings["validation_accuracy"],
+        )
+        share = 100 * r.macs / metrics.count_macs(dense)
+        print(f"{name:24}{share:4.0f} % of the MACs", end=", ")
+        print("{:.2f} -> {:.2f} %".format(*change[name]))
+
+# %% [markdown]
+# A plan by validation breaks little: at half of the MACs most networks are within a point of the
+# dense one before they are trained at all, where pruned channels had left ruins. (Layers that
+# suffer are left alone, and no channel disappears that another layer reads.) So there is little to
+# mend. Where one plan or method was ahead before the training, the lead is gone after it: ranks by
+# energy end no worse than ranks by validation, data-aware ones no better than plain ones. The
+# ranks by variational Bayes come back to two thirds of the images, no more, with the classifier on
+# its line; with the classifier left whole the same ranks are another network. And CP stands out: factorized it is the best of all, and training makes it *worse*. The
+# rate of the fine-tuning was chosen for pruned networks. Below is a reason why CP may not bear it.
+#
 # The figure that every chapter ends with:
 
 # %%
@@ -463,8 +500,9 @@ print(
 print(f"-> {size:,} bytes in 8 bits, {raw['validation']:.1f} -> {crude:.1f} %")
 
 # %% [markdown]
-# What eight bits save and what the ranks save multiplies. What the records say of factors that were pruned while they were
-# fine-tuned is in the table above, "half pruned".
+# What eight bits save and what the ranks save multiplies. And half of the factors' weights, pruned
+# while they were fine-tuned, are not missed: the row "half pruned" of the table has a fifth of the
+# network's weights, and on its one seed no difference from the same network unpruned can be told.
 #
 # ## Why it works, when it does not
 #
@@ -494,6 +532,22 @@ for name, model in networks.items():
 # The gain in time is far from the gain in MACs. Each layer became two or three calls, with maps
 # that must be written and read between them, and with ranks that fit no vector register.
 # Structured pruning has none of the first trouble, and avoids the second by multiples of 8.
+# The finalists, all in the same rounds on a quiet machine, by `scripts/measure_latency.py lowrank`:
+
+# %%
+finalists = report.load_records("lowrank-latency")
+medians = {r.settings["variant"]: r.latency.median_ms for r in finalists}
+speedup = {name: medians["dense"] / median for name, median in medians.items()}
+for r in sorted(finalists, key=lambda r: medians[r.settings["variant"]]):
+    name, share = r.settings["variant"], 100 * r.macs / metrics.count_macs(dense)
+    print(f"{name:26}{share:4.0f} % of the MACs, {speedup[name]:.2f} times as fast")
+
+# %% [markdown]
+# Half of the MACs as fewer channels are half as fast again; as two thin layers they are worth a
+# fifth at best, and with the input scheme nothing. CP, with half of the MACs, takes *twice* the time
+# of the dense network: its middle layer is depthwise, and this runtime computes few numbers a second
+# there. In accuracy these networks were equals. So on this processor, for this network, channels
+# are the better cut; low rank is for where bytes count, or where layers are wide.
 #
 # **CP without a best answer.** The set of tensors of rank at most $R$ is not closed: a sequence
 # of them can come nearer and nearer to a tensor of higher rank while its components grow without
@@ -510,7 +564,7 @@ stubborn = (
     + torch.einsum("i,j,k->ijk", e[1], e[0], e[0])
 )  # rank 3
 for sweeps in (10, 100, 1000):
-    found = lowrank.cp(stubborn, 2, iterations=sweeps, tolerance=1e-14)
+    found = lowrank.cp(stubborn, 2, starts=3, iterations=sweeps, tolerance=1e-14)
     print(
         f"{len(found.errors):5} sweeps: error {found.errors[-1]:.4f}, components"
         f" {found.degeneracy:.0f} times the tensor"
@@ -521,7 +575,9 @@ for sweeps in (10, 100, 1000):
 # grow: almost opposite, ever larger. In a network such factors overflow half precision, and a
 # gradient step that is small for one of them is large for the sum. `degeneracy` in what `cp`
 # returns tells: it is the sum of the components' norms in units of the tensor's norm. Without any
-# cancellation it is at most $\sqrt{R}$; far above that, components fight. Stop early, or take fewer components, or another method.
+# cancellation it is at most $\sqrt{R}$; far above that, components fight. Stop early, or take fewer
+# components, or another method. (Why three starts? The usual one, the leading singular vectors, is a
+# point from which no step of ALS leads down for this tensor.)
 #
 # ### Find the bug
 #
@@ -613,6 +669,31 @@ assert found.degeneracy > 5, "components grow"
 assert 0.9 < theirs_error / cp_ours.errors[-1] < 1.2, "as good as TensorLy"
 
 # %% [markdown]
+# And those that the records have to bear out:
+
+# %% tags=["claims"]
+at_half = {name: round(found.difference, 1) for name, found in lost.items()}
+assert at_half == {"spatial": -0.3, "channel, data-aware": -0.4, "Tucker-2": -0.4}
+before = {name: pair[0] for name, pair in change.items() if " 50" in name}
+assert max(before, key=before.get) == "CP 50", "factorized it is the best"
+assert change["CP 50"][1] < change["CP 50"][0] - 0.5, "and training makes it worse"
+for plain, other in (
+    ("spatial 50", "spatial 50, half pruned"),
+    ("spatial 50", "spatial 50 by energy"),
+    ("channel 50", "channel, data-aware 50"),
+):
+    pair = right("lowrank", plain)[:1], right("lowrank", other)[:1]
+    no_lead = metrics.paired_bootstrap(*pair)
+    assert no_lead.low < 0 < no_lead.high, "no difference after training"
+(half,) = [r for r in records if r.settings["variant"] == "spatial 50, half pruned"]
+assert round(half.nonzeros / metrics.count_parameters(dense), 1) == 0.2
+assert speedup["channels L1 50"] > 1.4 > 1.25 > speedup["spatial 50"] > 1.1
+assert speedup["input 50"] < 1.05 and speedup["CP 50"] < 0.6, "fewer MACs, slower"
+final = {r.settings["variant"]: r.accuracy for r in records if r.seed == 0}
+assert round(final["Tucker-2 by EVBMF"] / 100, 2) == 0.68, "two thirds of the images"
+assert final["Tucker-2 by EVBMF, convolutions"] > 91, "another network"
+
+# %% [markdown]
 # ## Your turn
 #
 # Write the weights of a layer in Tucker-2 and in CP: a function of the channels, the kernel's
@@ -686,6 +767,7 @@ low_rank.tensor_weights(tensor_weights)
 #
 # ## Where next
 #
-# - Next chapter: fewer bits for every number, and for these factors, too.
+# - [Next chapter](../06-quantization/integers.ipynb): fewer bits for every number, and for these
+#   factors, too.
 # - {cite:t}`kolda2009tensor`: the review of tensor decompositions, with all notation.
 # - {cite:t}`lebedev2015speeding` for CP in networks and its troubles.
