@@ -399,7 +399,8 @@ known = [
     r for r in known if r.settings["variant"] in ("dense control", "channels L1 50")
 ]
 rows = report.summarize([*known, *records], by=by)
-report.table(rows)
+columns = ["settings.variant", "accuracy", "parameters", "macs", "bytes"]
+report.table(rows, columns=columns)
 
 # %% [markdown]
 # Against structured pruning at the same MACs, and against the baseline, image by image over
