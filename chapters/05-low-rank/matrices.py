@@ -109,8 +109,10 @@ _ = ax.legend()
 
 # %% [markdown]
 # A trained layer is not a random one: a few directions are large and most are small. But the
-# curve falls slowly, and not to zero: there is no rank at which the rest is nothing. (A
-# convolution's kernel was read as a matrix here, one filter a row; more of that below.)
+# convolutions' curves fall slowly, and not to zero: there is no rank at which the rest is nothing.
+# (The classifier's last value *is* almost zero: softmax does not see what is added to all ten
+# logits, and weight decay has taken it away. A convolution's kernel was read as a matrix here, one
+# filter a row; more of that below.)
 #
 # ### When do two layers cost less than one?
 #
@@ -381,8 +383,14 @@ for name in layers:
 # %%
 fig, ax = plt.subplots()
 ax.scatter(lost, dropped)
-for x, y, name in zip(lost, dropped, layers, strict=True):
-    ax.annotate(name, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+for place, i in enumerate(torch.tensor(lost).argsort().tolist()):
+    ax.annotate(
+        layers[i],
+        (lost[i], dropped[i]),
+        fontsize=7,
+        xytext=(3, 3 if place % 2 else -9),  # neighbors' names above and below
+        textcoords="offset points",
+    )
 _ = ax.set(xlabel="squares lost of the kernel (%)", ylabel="accuracy lost (points)")
 
 # %% [markdown]

@@ -289,8 +289,8 @@ ax.set(xlabel="weights left (%)", ylabel="relative error of the kernel", ylim=(0
 _ = ax.legend()
 
 # %% [markdown]
-# The tensors' methods lose less than the channel scheme, which forgets on one side only. None
-# of them is free: the kernel of a trained network has no exact low rank, so everything
+# CP loses least at every size, since it has no core to pay for. Tucker-2 loses less than the channel
+# scheme, which forgets on one side only, where few weights are left. None of them is free: the kernel of a trained network has no exact low rank, so everything
 # depends on *which* layer can bear what.
 #
 # ### Sixteen ranks
@@ -353,7 +353,7 @@ for shift, (kind, plan) in zip((-0.2, 0.2), plans.items(), strict=True):
     ax.barh(rows, [kept(plan, name) for name in names], 0.4, label=kind)
 ax.set(yticks=range(len(names)), yticklabels=names, xlabel="weights left (%)")
 ax.invert_yaxis()
-_ = ax.legend()
+_ = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 # %% [markdown]
 # Both plans have half of the MACs. How good are they before any training, on *other*
@@ -460,10 +460,14 @@ for r in records:
 # its line; with the classifier left whole the same ranks are another network. And CP stands out: factorized it is the best of all, and training makes it *worse*. The
 # rate of the fine-tuning was chosen for pruned networks. Below is a reason why CP may not bear it.
 #
-# The figure that every chapter ends with:
+# The figure that every chapter ends with, of three methods at three budgets:
 
 # %%
-report.tradeoff(rows, cost="macs", label=lambda row: row.settings["variant"])
+compared = ("spatial", "channel, data-aware", "Tucker-2")
+shown = ["dense control", "channels L1 50"]
+shown += [f"{method} {budget}" for method in compared for budget in (75, 50, 35)]
+chosen = [row for row in rows if row.settings["variant"] in shown]
+report.tradeoff(chosen, cost="macs", label=lambda row: row.settings["variant"])
 
 # %% [markdown]
 # ### Factors, quantized and pruned
@@ -553,9 +557,16 @@ for r in sorted(finalists, key=lambda r: medians[r.settings["variant"]]):
 # **CP without a best answer.** The set of tensors of rank at most $R$ is not closed: a sequence
 # of them can come nearer and nearer to a tensor of higher rank while its components grow without
 # bound and cancel each other {cite:p}`desilva2008tensor`. The smallest example is
-# $\mathbf{e}_1\circ\mathbf{e}_1\circ\mathbf{e}_2 + \mathbf{e}_1\circ\mathbf{e}_2\circ\mathbf{e}_1
-# + \mathbf{e}_2\circ\mathbf{e}_1\circ\mathbf{e}_1$, of rank three, to which $n\,(\mathbf{e}_1 +
-# \mathbf{e}_2/n)^{\circ 3} - n\,\mathbf{e}_1^{\circ 3}$ comes as near as you like: multiply it out.
+#
+# $$
+# \mathbf{e}_1\circ\mathbf{e}_1\circ\mathbf{e}_2 \;+\;
+# \mathbf{e}_1\circ\mathbf{e}_2\circ\mathbf{e}_1 \;+\;
+# \mathbf{e}_2\circ\mathbf{e}_1\circ\mathbf{e}_1 ,
+# $$ (eq-stubborn)
+#
+# of rank three. The difference of two outer products, $n\,(\mathbf{e}_1 + \tfrac1n
+# \mathbf{e}_2)^{\circ 3} - n\,\mathbf{e}_1^{\circ 3}$, where $\mathbf{v}^{\circ 3}$ is $\mathbf{v} \circ
+# \mathbf{v} \circ \mathbf{v}$, comes as near to it as you like for a large $n$: multiply it out.
 
 # %%
 e = torch.eye(2, dtype=torch.float64)
@@ -663,6 +674,8 @@ print(f"{len(plan)} layers factorized, {100 * share:.1f} % of the MACs")
 assert errors == sorted(errors, reverse=True), "HOOI never gets worse"
 assert mine < 1e-3 and package.errors[-1] < 1e-3, "the known rank is found"
 assert curves["tucker2"][0] < curves["channel"][0], "tensors lose less at few weights"
+others = [curves[method] for method in ("channel", "spatial", "tucker2")]
+assert all(cp < min(rest) for cp, *rest in zip(curves["cp"], *others, strict=True))
 assert raw["validation"] > raw["energy"], "validation beats energy"
 for name in ("energy", "validation"):
     assert timed["dense"].median / timed[name].median < 1.8, "far from twice as fast"
