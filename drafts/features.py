@@ -193,7 +193,7 @@ def tap(model, name, found):
 # There is a trap in it. We tap a batch norm, whose outputs are positive and negative:
 
 # %%
-teacher = checkpoints.load("resnet14")
+teacher = checkpoints.load("resnet14-unsmoothed")
 few = data.load("validation").subset(500)
 images, found = data.normalize(few.images[:100]), {}
 handle = tap(teacher, "stage2.0.bn1", found)
@@ -410,7 +410,8 @@ print(f"attention - soft targets alone: {added}")
 #
 # **Itself.** In *born-again* training {cite:p}`furlanello2018born` teacher and student have
 # the same architecture: the student that was trained alone teaches a new one. **Larger.** A
-# ResNet-14 of 1.5 times the width has more than twice the weights (ours had twelve epochs).
+# ResNet-14 of 1.5 times the width has more than twice the weights. (Ours had twelve epochs, the usual
+# teacher thirty: only if the wider one is the better network is its size to blame.)
 # A larger teacher is not always a better one: its answers may be too far from what the student
 # can do {cite:p}`cho2019efficacy,mirzadeh2020improved`. One seed each:
 
@@ -418,7 +419,9 @@ print(f"attention - soft targets alone: {added}")
 for name in ("alone", "itself", "soft targets", "wide teacher"):
     (found,) = [r for r in records if r.settings["variant"] == name and r.seed == 0]
     taught_by = found.settings.get("teacher", "labels only")
-    print(f"{name:14} taught by {taught_by:20} {found.accuracy:.2f} %")
+    its = found.settings.get("teacher_on_validation")
+    itself = f", itself {its:.2f} % on validation" if its else ""
+    print(f"{name:14}{found.accuracy:.2f} %, taught by {taught_by}{itself}")
 
 # %% [markdown]
 # ### Recovery

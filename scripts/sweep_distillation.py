@@ -31,7 +31,7 @@ WIDE = ROOT / "runs" / "distillation-wide-teacher.safetensors"
 RECIPE = replace(checkpoints.entry("student").recipe, epochs=15, average=0.0)
 # The best points of the screen: for each teacher, and the better teacher.
 SOFT = {
-    "resnet14": SoftTargets(temperature=4.0, alpha=0.9),
+    "resnet14": SoftTargets(temperature=1.0, alpha=0.9),
     "resnet14-unsmoothed": SoftTargets(temperature=4.0, alpha=0.9),
 }
 TEACHER, OTHER = "resnet14-unsmoothed", "resnet14"

@@ -385,7 +385,7 @@ fig, ax = plt.subplots()
 ax.scatter(lost, dropped)
 for place, i in enumerate(torch.tensor(lost).argsort().tolist()):
     ax.annotate(
-        layers[i],
+        layers[i].removeprefix("stage"),
         (lost[i], dropped[i]),
         fontsize=7,
         xytext=(3, 3 if place % 2 else -9),  # neighbors' names above and below
@@ -394,7 +394,7 @@ for place, i in enumerate(torch.tensor(lost).argsort().tolist()):
 _ = ax.set(xlabel="squares lost of the kernel (%)", ylabel="accuracy lost (points)")
 
 # %% [markdown]
-# Each dot is a layer. If the error of the kernel told what the network loses, the dots would
+# Each dot is a layer, 3.1.conv2 that of `stage3.1.conv2`. If the error of the kernel told what the network loses, the dots would
 # rise from left to right. So a plan for the whole network should not be made from energies
 # alone. The
 # [next lesson](tensors.ipynb) makes one from accuracies.
