@@ -502,7 +502,7 @@ for name, other in (
 # %% [markdown]
 # What six epochs had lost, eighteen bring back: a tenth of the weights is as accurate as the
 # baseline with all of them. That is not to say that zeros cost nothing. The dense network gains by
-# the same epochs, and it stays ahead.
+# the same epochs, and is two tenths of a point ahead again, just within what noise can do.
 #
 # ### Rewinding: was it the weights or the mask?
 #
@@ -670,7 +670,8 @@ assert [round(cost[zeros].difference, 1) for zeros in (80, 90)] == [-0.2, -0.5]
 assert cost[90].difference >= -0.5, "90 % zeros cost at most half a point"
 assert cost[80].high > 0 > cost[90].high and cost[95].difference < -1
 assert patient["baseline"].low < 0 < patient["baseline"].high, "no loss to be told"
-assert patient["control of eighteen"].difference < 0, "the control stays ahead"
+assert round(patient["control of eighteen"].difference, 1) == -0.2
+assert patient["control of eighteen"].high > 0, "just within noise"
 assert lottery["rewound"] > lottery["dense"] - 0.3, "rewinding works"
 assert lottery["new weights"] < lottery["rewound"] - 0.8, "new weights do not"
 assert abs(schedules.difference) < 0.3, "gradual is no better than one shot"

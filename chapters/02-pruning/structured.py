@@ -284,7 +284,7 @@ for strength in (0.0, 0.05):
 
 # %% [markdown]
 # The penalty takes the same small amount off all of them with each step. The loss pulls back those
-# that it needs; the others go on to zero, and after several epochs $|\gamma|$ separates the two.
+# that it needs; the others go on to zero, until $|\gamma|$ separates the two {cite:p}`liu2017learning`.
 #
 # ### Half of the MACs, but of which layers?
 #

@@ -817,6 +817,10 @@ assert curves["tucker2"][0] < curves["channel"][0], "tensors lose less at few we
 others = [curves[method] for method in ("channel", "spatial", "tucker2")]
 assert all(cp < min(rest) for cp, *rest in zip(curves["cp"], *others, strict=True))
 assert between.low < 0 < between.high, "the plans' accuracies do not differ"
+strided = "stage2.0.conv1", "stage3.0.conv1"
+assert {kept(plans["energy"], name) for name in strided} == {100}
+assert max(kept(plans["validation"], name) for name in strided) < 100
+assert kept(plans["validation"], "stage1.0.conv2") == 100
 assert ranks[1] == 5 and ranks[20] == 0, "found, until the noise hides them"
 assert lowrank.evbmf_rank(dense.fc.weight.detach()) == 0, "only noise"
 assert grown.degeneracy > 5, "components grow"

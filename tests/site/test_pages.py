@@ -33,6 +33,31 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+class RawTeX(HTMLParser):
+    """Commands of TeX in a page's text that are not marked as an equation, nor as code."""
+
+    VOID = frozenset("area base br col embed hr img input link meta wbr".split())
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[str] = []
+        self._excused: list[bool] = []  # for each open element
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            math = "math" in (dict(attrs).get("class") or "").split()
+            self._excused.append(math or tag in ("code", "pre", "script", "style"))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID and self._excused:
+            self._excused.pop()
+
+    def handle_data(self, data):
+        if not any(self._excused):
+            self.found += re.findall(r"\\[a-zA-Z]{2,}|\$\S[^$\n]*\S\$", data)
+
+
 @pytest.fixture(scope="module")
 def tags(site):
     """`tags(page)`: the parsed page."""
@@ -77,6 +102,23 @@ def test_page_loads_nothing_from_elsewhere(page, tags, allowed_outside):
     ]
     outside = {s for s in sources if s and urlsplit(s).netloc}
     assert outside <= allowed_outside
+
+
+def test_no_equation_is_left_as_text(page, site):
+    assert RawTeX((site / f"{page}.html").read_text(encoding="utf-8")).found == []
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        (r"<p>so $\mathbf{e}_1</p><ul><li>\mathbf{e}_2$</li></ul>", [r"\mathbf", r"\mathbf"]),
+        ("<p>it costs $n + 1$</p>", ["$n + 1$"]),
+        (r'<p><span class="math notranslate">\(\mathbf{e}\)</span><br>a</p>', []),
+        (r"<p><code>\mathbf $a$</code></p><script>let $x$ = '\nn'</script>", []),
+    ],
+)
+def test_an_equation_that_is_left_as_text_is_found(html, found):
+    assert RawTeX(html).found == found
 
 
 def test_page_is_light(page, tags):
