@@ -36,7 +36,9 @@ class Tags(HTMLParser):
 class RawTeX(HTMLParser):
     """Commands of TeX in a page's text that are not marked as an equation, nor as code."""
 
-    VOID = frozenset("area base br col embed hr img input link meta wbr".split())
+    VOID = frozenset(
+        ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"]
+    )
 
     def __init__(self, text: str):
         super().__init__()
