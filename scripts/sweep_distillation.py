@@ -77,7 +77,8 @@ def options(seed: int, state: Path) -> dict:
 def alone(recipe: Recipe, variant: str, seed: int, state: Path) -> report.Record:
     """The student by itself, on labels."""
     trained, _ = training.fit(new_student(seed), data.load("train"), recipe, **options(seed, state))
-    return record(trained, variant, seed, variant == "alone", epochs=recipe.epochs)
+    keep = variant in ("alone", "no smoothing")  # the second is the teacher of `itself`
+    return record(trained, variant, seed, keep, epochs=recipe.epochs)
 
 
 def trained_teacher(name: str, seed: int) -> nn.Module:
@@ -121,9 +122,9 @@ def wide_teacher(seed: int) -> nn.Module:
 
 
 def itself(seed: int) -> nn.Module:
-    """The student that was trained alone (a born-again teacher)."""
+    """The student that was trained alone, without smoothing (a born-again teacher)."""
     network = models.build("student")
-    checkpoints.load_weights_(network, weights_file("alone", seed))
+    checkpoints.load_weights_(network, weights_file("no smoothing", seed))
     return network.eval()
 
 
@@ -189,7 +190,7 @@ def runs() -> list[Run]:
     add("relations", one, 14, partial(ours, loss=soft, features=relations))
     decoupled = Decoupled(temperature=soft.temperature, beta=2.0)
     add("decoupled", one, 11, partial(ours, loss=decoupled))
-    add("itself", one, 9, partial(taught, itself, "student", loss=soft))
+    add("itself", one, 9, partial(taught, itself, "student, no smoothing", loss=soft))
     other = partial(taught, partial(trained_teacher, OTHER), OTHER, loss=SOFT[OTHER])
     add("other teacher", one, 11, other)
     add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=soft))
