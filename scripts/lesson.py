@@ -145,11 +145,15 @@ def with_outputs(source: NotebookNode, stored: NotebookNode) -> NotebookNode:
 
 
 def clean_outputs(notebook: NotebookNode) -> None:
-    """Drop progress bars, widgets and execution times from fresh outputs, in place."""
+    """Drop progress bars, widgets and execution times from fresh outputs, in place.
+
+    What is printed between two figures is one output a stream, however the kernel's timing has
+    cut it into messages.
+    """
     notebook.metadata.pop("widgets", None)
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
-        kept = []
+        kept, printed = [], {}
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 pieces = re.split(r"[\r\n]+", output.text)
@@ -160,6 +164,11 @@ def clean_outputs(notebook: NotebookNode) -> None:
             if _WIDGET in output.get("data", {}):
                 continue
             output.get("metadata", {}).pop("needs_background", None)
+            if output.output_type != "stream":
+                printed = {}
+            elif printed.setdefault(output.name, output) is not output:
+                printed[output.name].text += output.text
+                continue
             kept.append(output)
         cell.outputs = kept
 

@@ -205,6 +205,16 @@ def test_progress_bars_leave_no_trace_and_figures_are_png(tmp_path, monkeypatch)
     assert [set(output["data"]) for output in figure] == [{"image/png", "text/plain"}]
 
 
+def test_what_a_cell_prints_is_one_output_whatever_the_kernels_timing(tmp_path, monkeypatch):
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "# %%\nimport sys, time\n\n# %%\nprint('first', end=', ', flush=True)\ntime.sleep(1)\n"
+        "print('second')\nprint('aside', file=sys.stderr, flush=True)\nprint('third')\n"
+    )
+    texts = [(o["name"], "".join(o["text"])) for o in outputs(make(path, monkeypatch))[1]]
+    assert sorted(texts) == [("stderr", "aside\n"), ("stdout", "first, second\nthird\n")]
+
+
 def test_the_folder_of_the_notebook_is_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "beside.txt").write_text("beside")
     path = tmp_path / "reads.py"
