@@ -10,13 +10,16 @@ results/quantization.jsonl, predictions to results/quantization-predictions.safe
 the files of the finalists' seed 0.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from rivals import RIVALS
 from slimcnn import checkpoints, data, quantization, report
 from slimcnn.quantization import Scheme
 from sweep_pruning import FINE_TUNE, fine_tune
@@ -77,6 +80,28 @@ def integers(name: str, variant: str, seed: int, state: Path) -> report.Record:
     network = quantization.quantize(model, Scheme(), images)
     more = {"compute": compute, "epochs": 0, "arithmetic": "integers"}
     return record(network, name, variant, seed, "post-training quantization", True, **more)
+
+
+def by_industry(package: str, name: str, variant: str, seed: int, state: Path) -> report.Record:
+    """Eight bits by another library, from the same network and images."""
+    model, path = folded(name, seed), ROOT / "runs" / "by-industry"
+    path.parent.mkdir(exist_ok=True)
+    answers = RIVALS[package](model, calibration(), path)
+    found = final_record(
+        model,
+        "quantization",
+        variant,
+        seed,
+        "post-training quantization",
+        save=lambda _, file: shutil.copy(path, file),
+        keep=False,
+        name=name,
+        answers=answers,
+        epochs=0,
+        quantizer=f"{package} {version(package)}",
+    )
+    path.unlink()
+    return found
 
 
 def rounded(
@@ -144,6 +169,11 @@ def runs() -> list[Run]:
             4.0,
             partial(rounded, "resnet14", nearest, learned_rounding),
             "resnet14",
+        ),
+        *(
+            (f"{prefix}int8 by {package}", 0.7, partial(by_industry, package, name), name)
+            for prefix, name in (("", "resnet14"), ("student ", "student"))
+            for package in RIVALS
         ),
         ("dense, three epochs", 4.0, partial(trained, "resnet14", None, False), "resnet14"),
         (
