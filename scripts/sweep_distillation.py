@@ -19,7 +19,17 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from slimcnn import checkpoints, data, distillation, models, pruning, report, sparsity, training
+from slimcnn import (
+    checkpoints,
+    data,
+    distillation,
+    models,
+    pruning,
+    quantization,
+    report,
+    sparsity,
+    training,
+)
 from slimcnn.distillation import AttentionTransfer, Decoupled, Hints, Relations, SoftTargets
 from slimcnn.training import Recipe
 from sweep_pruning import FINE_TUNE
@@ -38,6 +48,7 @@ TEACHER, OTHER = "resnet14-unsmoothed", "resnet14"
 # (student, teacher): maps at the same depth, by thirds; embeddings after the pooling.
 MAPS = [("blocks.1", "stage1"), ("blocks.2", "stage2"), ("blocks.4", "stage3")]
 EMBEDDINGS = [("flatten", "flatten")]
+TWO_BITS = "2-bit weights"
 
 
 def new_student(seed: int) -> nn.Module:
@@ -128,42 +139,43 @@ def itself(seed: int) -> nn.Module:
     return network.eval()
 
 
-# --- recovery of pruned networks ----------------------------------------------------------------
+# --- recovery of compressed networks -------------------------------------------------------------
 
 
-def recovered(
-    start: str, with_teacher: bool, variant: str, seed: int, state: Path
-) -> report.Record:
-    """A finalist of chapter 2, trained on for as long again, with or without the dense teacher."""
+def compressed(start: str, seed: int) -> tuple[nn.Module, Recipe, Callable]:
+    """A network of another chapter, what trains it on, and what saves it."""
     path = weights_file(start, seed)
+    if start == TWO_BITS:
+        network = quantization.fold_batch_norm(checkpoints.load("resnet14", seed))
+        images = data.load("train").subset(500).images
+        network = quantization.quantize(network, quantization.Scheme(2, 8, learned=True), images)
+        return network, replace(FINE_TUNE, epochs=3), quantization.save_quantized
     if start.startswith("gradual"):
         network = sparsity.load_encoded(models.build("resnet14"), path)
         masks = {
             name: weight != 0 for name, weight in network.named_parameters() if weight.ndim > 1
         }
-        network, save = pruning.apply_masks(network, masks), sparsity.save_encoded
-    else:
-        network, save = (
-            pruning.load_pruned(models.build("resnet14"), path),
-            checkpoints.save_weights,
-        )
-    train, teacher = data.load("train"), checkpoints.load("resnet14", seed)
-    if with_teacher:
+        return pruning.apply_masks(network, masks), FINE_TUNE, sparsity.save_encoded
+    network = pruning.load_pruned(models.build("resnet14"), path)
+    return network, FINE_TUNE, checkpoints.save_weights
+
+
+def recovered(
+    start: str, teacher: str | None, variant: str, seed: int, state: Path
+) -> report.Record:
+    """A network that was made smaller, trained on with a teacher or on labels alone."""
+    network, recipe, save = compressed(start, seed)
+    train, more = data.load("train"), {"epochs": recipe.epochs, "lr": recipe.lr, "start": start}
+    if teacher is not None:
+        master, loss = trained_teacher(teacher, seed), SOFT[teacher]
         tuned, _ = distillation.distill(
-            network, teacher, train, FINE_TUNE, loss=SOFT["resnet14"], **options(seed, state)
+            network, master, train, recipe, loss=loss, **options(seed, state)
         )
+        more |= {"teacher": teacher, **asdict(loss)}
     else:
-        tuned, _ = training.fit(network, train, FINE_TUNE, **options(seed, state))
+        tuned, _ = training.fit(network, train, recipe, **options(seed, state))
     return final_record(
-        tuned,
-        "distillation",
-        variant,
-        seed,
-        "recovery",
-        save=save,
-        keep=False,
-        epochs=FINE_TUNE.epochs,
-        start=start,
+        tuned, "distillation", variant, seed, "recovery", save=save, keep=False, **more
     )
 
 
@@ -194,11 +206,13 @@ def runs() -> list[Run]:
     other = partial(taught, partial(trained_teacher, OTHER), OTHER, loss=SOFT[OTHER])
     add("other teacher", one, 11, other)
     add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=soft))
-    for start in ("gradual 90", "channels L1 25"):
-        for teacher in (True, False):
-            variant = f"{start}, {'with' if teacher else 'without'} teacher"
-            minutes = (6.5 if start.startswith("gradual") else 2) + 2 * teacher
-            add(variant, one, minutes, partial(recovered, start, teacher), "resnet14")
+    for start, minutes in (("channels L1 25", 2), ("gradual 90", 6.5), (TWO_BITS, 5)):
+        ways = {"with teacher": TEACHER, "without teacher": None}
+        if start.startswith("channels"):
+            ways["with its ancestor"] = OTHER
+        for way, teacher in ways.items():
+            work = partial(recovered, start, teacher)
+            add(f"{start}, {way}", one, minutes + 2 * bool(teacher), work, "resnet14")
     return found
 
 
