@@ -3,10 +3,10 @@
     python scripts/sweep_compression.py             run what is missing (an hour)
     python scripts/sweep_compression.py --list      say what is there and what is missing
 
-Starts from gradual pruning as in scripts/sweep_pruning.py, folds the batch norms, lets weights
-share values and trains these. Appends one record a run to results/compression.jsonl, predictions
-to results/compression-predictions.safetensors, and keeps the file of the finalist's seed 0. What is
-measured is what the file gives back.
+Starts from gradual pruning as in scripts/sweep_pruning.py (90 % zeros with its longer recipe),
+folds the batch norms, lets weights share values and trains these. Appends one record a run to
+results/compression.jsonl, predictions to results/compression-predictions.safetensors, and keeps the
+file of the finalist's seed 0. What is measured is what the file gives back.
 """
 
 from dataclasses import replace
@@ -16,23 +16,25 @@ from pathlib import Path
 from torch import nn
 
 from slimcnn import checkpoints, coding, models, pruning, quantization, report, sparsity
-from sweep_pruning import FINE_TUNE, fine_tune, prune_gradually
+from sweep_pruning import FINE_TUNE, LONGER, fine_tune, prune_gradually
 from sweeps import ROOT, Run, final_record, sweep, weights_file
 
 RECORDS = ROOT / "results" / "compression.jsonl"
 # The gradient of a shared value is the sum of those of thousands of weights.
 VALUES = replace(FINE_TUNE, epochs=2, lr=0.0002)
+MOST_USED = 90  # percent of zeros
 
 
 def pruned(zeros: int, seed: int) -> nn.Module:
     """The baseline of a seed with so many percent zeros; 0 for the baseline itself."""
     if zeros == 0:
         return checkpoints.load("resnet14", seed)
-    kept = weights_file(f"gradual {zeros}", seed)
+    longer = zeros == MOST_USED
+    kept = weights_file(f"gradual {zeros}{' longer' if longer else ''}", seed)
     path = kept if kept.exists() else ROOT / "runs" / f"compression-pruned-{zeros}-{seed}"
     if not path.exists():
-        state = path.with_suffix(".state.safetensors")
-        tuned = prune_gradually(zeros / 100, pruning.global_masks, seed, state)
+        state, recipe = path.with_suffix(".state.safetensors"), LONGER if longer else FINE_TUNE
+        tuned = prune_gradually(zeros / 100, pruning.global_masks, seed, state, recipe)
         sparsity.save_encoded(pruning.finalize(tuned), path)
         state.unlink()
     return sparsity.load_encoded(models.build("resnet14"), path)
@@ -59,6 +61,7 @@ def compressed(
         "pruned, shared, coded",
         save=coding.save_slim,
         keep=variant == FINALIST and seed == 0,
+        kind="slim",
         zeros=zeros / 100,
         values=values,
         epochs=VALUES.epochs if train else 0,
@@ -76,7 +79,7 @@ def runs() -> list[Run]:
         variant: str, seeds: tuple[int, ...], zeros: int, values: int | None, train: bool
     ) -> None:
         for seed in seeds:
-            minutes = (2.5 if train else 0.5) + (6 if zeros and seed else 0)
+            minutes = (2.5 if train else 0.5) + (14 if zeros and seed else 0)
             work = partial(compressed, zeros, values, train, variant, seed)
             found.append(Run(variant, seed, minutes, work))
 

@@ -89,6 +89,7 @@ def final_record(
     keep: bool,
     name: str = "resnet14",
     answers: Callable[[Tensor], Tensor] | None = None,
+    kind: str = "safetensors",
     **settings: object,
 ) -> report.Record:
     """Measure a finished network on the test set; keep its predictions, for paired comparisons.
@@ -101,6 +102,7 @@ def final_record(
         keep: leave that file in results/weights/.
         name: of the network, as in the record.
         answers: images of uint8 to logits, where something else computes the network.
+        kind: of that file, one of `slimcnn.stored.KINDS`.
     """
     model, test = masking.finalize(model).cpu(), data.load("test")
     there = on_best_device(model)
@@ -112,7 +114,7 @@ def final_record(
     predicted = answers(test.images).argmax(1).to(torch.uint8)
     stored[f"{variant}-seed{seed}"] = predicted
     save_file(dict(sorted(stored.items())), path)
-    weights = weights_file(variant, seed)
+    weights = weights_file(variant, seed, kind)
     weights.parent.mkdir(parents=True, exist_ok=True)
     save(model, weights)
     validation = data.load("validation")
@@ -146,6 +148,6 @@ def on_best_device(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).to(training.best_device())
 
 
-def weights_file(variant: str, seed: int) -> Path:
+def weights_file(variant: str, seed: int, kind: str = "safetensors") -> Path:
     """Where the weights of a finalist are."""
-    return ROOT / "results" / "weights" / weights_name(variant, seed)
+    return ROOT / "results" / "weights" / weights_name(variant, seed, kind)

@@ -6,6 +6,7 @@ import pytest
 
 from slimcnn import (
     checkpoints,
+    coding,
     data,
     lowrank,
     metrics,
@@ -16,6 +17,7 @@ from slimcnn import (
     sparsity,
     training,
 )
+from slimcnn.stored import KINDS
 from sweeps import ROOT, weights_file
 
 IMAGES = 5  # of 10,000 may come out otherwise on another processor
@@ -25,9 +27,10 @@ def finalists():
     """(record, file) of every final run whose weights are kept."""
     for path in sorted((ROOT / "results").glob("*.jsonl")):
         for record in report.load_records(path):
-            file = weights_file(record.settings.get("variant", ""), record.seed)
-            if record.stage == "final" and "variant" in record.settings and file.exists():
-                yield pytest.param(record, file, id=file.stem)
+            for kind in KINDS:
+                file = weights_file(record.settings.get("variant", ""), record.seed, kind)
+                if record.stage == "final" and "variant" in record.settings and file.exists():
+                    yield pytest.param(record, file, id=file.stem)
 
 
 def rebuild(record: report.Record, file: Path):
@@ -39,6 +42,8 @@ def rebuild(record: report.Record, file: Path):
         return pruning.load_pruned(network, file)
     if record.technique == "low rank":
         return lowrank.load_factorized(network, file)
+    if file.suffix == ".slim":
+        return coding.load_slim(file, quantization.fold_batch_norm(network))
     if "quantiz" in record.technique:
         network = quantization.load_quantized(quantization.fold_batch_norm(network), file)
         if record.settings.get("arithmetic") != "integers":
@@ -64,7 +69,7 @@ def test_a_finalist_reproduces_its_record(record, file):
 
 
 def test_all_weights_together_stay_small():
-    kept = list((ROOT / "results" / "weights").glob("*.safetensors"))
+    kept = list((ROOT / "results" / "weights").iterdir())
     assert sum(file.stat().st_size for file in kept) <= 40e6
     named = {param.values[1] for param in finalists()}
     named |= {entry.path for entry in checkpoints.entries()}

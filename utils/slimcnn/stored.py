@@ -11,6 +11,8 @@ from torch import Tensor
 
 from slimcnn.record import RecordError, places
 
+KINDS = ("safetensors", "slim")  # the second: `slimcnn.coding.save_slim`
+
 
 def load_predictions(name: str, variant: str) -> Tensor:
     """Predicted classes on the test set of one variant of a sweep, for paired comparisons.
@@ -47,16 +49,19 @@ def weights_path(variant: str, seed: int = 0) -> Path:
     Raises:
         FileNotFoundError: no such file.
     """
-    return _found(Path("weights", weights_name(variant, seed)))
+    return _found(*(Path("weights", weights_name(variant, seed, kind)) for kind in KINDS))
 
 
-def weights_name(variant: str, seed: int) -> str:
-    """What the file of a finalist's weights is called."""
-    return f"{variant.replace(' ', '-').replace(':', '-')}-seed{seed}.safetensors"
+def weights_name(variant: str, seed: int, kind: str = "safetensors") -> str:
+    """What the file of a finalist's weights is called; its kind is one of `KINDS`."""
+    return f"{variant.replace(' ', '-').replace(':', '-')}-seed{seed}.{kind}"
 
 
-def _found(name: Path) -> Path:
+def _found(*names: Path) -> Path:
     for place in places():
-        if (place / name).is_file():
-            return place / name
-    raise FileNotFoundError(f"there is no file {name} in results/; `make results` lists the runs")
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    raise FileNotFoundError(
+        f"there is no file {names[0]} in results/; `make results` lists the runs"
+    )
