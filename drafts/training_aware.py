@@ -173,7 +173,7 @@ for made, gradient in found[1:]:
 #
 # Who says that the largest weight is the right end of the range? **LSQ**, learned step size
 # quantization {cite:p}`esser2020learned`, makes $\delta$ a parameter. It clips before it rounds, so
-# that "inside" means $q_\text{low} < x / \delta < q_\text{high}$; `straight_through` also counts the
+# that "inside" means $q_\text{low} < x / \delta < q_\text{high}$; our `straight_through` also counts the
 # half step beyond each end. Inside, $\hat{x} = \delta \operatorname{round}(x / \delta)$. With product
 # rule and chain rule, and rounding straight through,
 #
@@ -186,13 +186,23 @@ for made, gradient in found[1:]:
 #
 # and where $x$ is clipped, $\hat{x} = \delta\, q_\text{high}$, so that the derivative is
 # $q_\text{high}$ (or $q_\text{low}$). A larger step moves a clipped value outwards by that much, and
-# one inside by half a step's worth at most. Our `straight_through` has this gradient already, if
-# the scale is a tensor with one. (LSQ uses all eight integers of three bits, −4 to 3.)
+# one inside by half a step's worth at most. (LSQ uses all eight integers of three bits, −4 to 3.)
+
+
+# %%
+def learned(x, step, low, high):
+    """Rounded to multiples of a step that gets a gradient, too."""
+    clipped = (x / step).clamp(low, high)
+    return (clipped + (clipped.round() - clipped).detach()) * step
+
+
+# %% [markdown]
+# Autograd must find what we have derived:
 
 # %%
 step = torch.tensor(0.4, requires_grad=True)
 values = torch.tensor([0.1, 0.5, -0.9, 5.0])
-made = straight_through(values, step, -4, 3)
+made = learned(values, step, -4, 3)
 slopes = [torch.autograd.grad(v, step, retain_graph=True)[0].item() for v in made]
 by_formula = (values / 0.4).round() - values / 0.4
 by_formula[3] = 3  # clipped
@@ -202,8 +212,32 @@ torch.testing.assert_close(torch.tensor(slopes), by_formula)
 # %% [markdown]
 # A step sums the gradients of all its numbers, so it would learn far faster than a weight. LSQ
 # divides by $\sqrt{N q_\text{high}}$, where $N$ is here how many numbers have that step (of
-# activations: the numbers of one image), to bring both to the same pace.
-#
+# activations: the numbers of one image), to bring both to the same pace. In code: the same value,
+# with a smaller gradient.
+
+
+# %%
+def slowed(step, numbers, high):
+    """The gradient of the step, divided by the square root of N times the largest integer."""
+    share = (numbers * high) ** -0.5
+    return step * share + (step - step * share).detach()
+
+
+# %% [markdown]
+# With it, ours is the package's, gradients of weights and of the step included:
+
+# %%
+theirs = quant.LearnedStep(3, weight, weight.numel())
+step = theirs.step.detach().clone().requires_grad_()
+made = learned(weight, slowed(step, weight.numel(), 3), -4, 3)
+package = theirs(weight)
+torch.testing.assert_close(made, package)
+torch.testing.assert_close(
+    torch.autograd.grad(made, (weight, step), upstream),
+    torch.autograd.grad(package, (weight, theirs.step), upstream),
+)
+
+# %% [markdown]
 # ### One bit
 #
 # At one bit there are two levels, $\pm\alpha$, and no zero: $\hat{w}_i = \alpha
