@@ -334,3 +334,30 @@ def test_no_forged_file_does_more_than_raise(tmp_path_factory, data):
     path.write_bytes(signed(bytes(body)))
     with contextlib.suppress(SlimError):
         load_slim(path, Holder(x=torch.ones(COUNT), y=torch.arange(5)))
+
+
+@pytest.mark.parametrize("change", ["activation", "epsilon", "dilation"])
+def test_a_changed_network_is_not_taken_for_the_books(tmp_path, change):
+    model = StudentNet(width=0.25).eval()
+    if change == "activation":
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.ReLU):
+                    setattr(parent, name, nn.ReLU6())
+    elif change == "epsilon":
+        model.bn.eps = 0.1
+    else:
+        layer = model.blocks[1].depthwise
+        layer.dilation, layer.padding = (2, 2), (2, 2)
+    path = tmp_path / "changed.slim"
+    save_slim(model, path)
+    with pytest.raises(SlimError, match="model"):
+        load_slim(path)
+    same_bits(model, load_slim(path, StudentNet(width=0.25)))
+
+
+def test_reading_draws_no_random_numbers(tmp_path):
+    save_slim(StudentNet(width=0.25), tmp_path / "a.slim")
+    before = torch.random.get_rng_state()
+    load_slim(tmp_path / "a.slim")
+    assert torch.equal(torch.random.get_rng_state(), before)

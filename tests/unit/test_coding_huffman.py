@@ -73,12 +73,34 @@ def test_fibonacci_counts_meet_the_limit():
     while len(counts) < 30:
         counts.append(counts[-1] + counts[-2])
     lengths = huffman.code_lengths(counts)
-    assert max(lengths) == huffman.MAX_LENGTH
+    assert max(lengths) == huffman.USUAL_LENGTH
     assert sum(2.0**-n for n in lengths) == 1
     symbols = np.repeat(np.arange(30), [min(c, 50) for c in counts])
     np.testing.assert_array_equal(
         huffman.decode(huffman.encode(symbols, lengths), lengths, len(symbols)), symbols
     )
+
+
+def test_an_alphabet_of_two_to_the_sixteen():
+    even = huffman.code_lengths([1] * 2**16)
+    assert set(even) == {16}
+    skewed = huffman.code_lengths(list(range(1, 2**16 + 1)))
+    assert sum(2.0**-n for n in skewed) == 1 and skewed == sorted(skewed, reverse=True)
+    total = sum(range(1, 2**16 + 1))
+    entropy = -sum(c / total * math.log2(c / total) for c in range(1, 2**16 + 1))
+    mean = sum(c * n for c, n in zip(range(1, 2**16 + 1), skewed, strict=True)) / total
+    assert entropy <= mean < entropy + 0.05
+    symbols = np.random.default_rng(0).integers(0, 2**16, 5000)
+    coded = huffman.encode(symbols, skewed)
+    np.testing.assert_array_equal(huffman.decode(coded, skewed, 5000), symbols)
+
+
+def test_counts_of_any_type_and_size():
+    assert huffman.code_lengths(np.array([200, 100, 100, 90, 80], dtype=np.uint8)) == [
+        *(2, 2, 2, 3, 3)
+    ]
+    giant = [2**70, 2**69, 2**68, 2**68]
+    assert huffman.code_lengths(giant) == [1, 2, 3, 3]
 
 
 @settings(deadline=None)
@@ -112,8 +134,8 @@ def test_what_code_lengths_refuses():
         huffman.code_lengths([1, -1])
     with pytest.raises(ValueError, match="5 symbols cannot have words of at most 2 bits"):
         huffman.code_lengths([1] * 5, 2)
-    for longest in (0, 16):
-        with pytest.raises(ValueError, match="allowed are 1 to 15"):
+    for longest in (0, 21):
+        with pytest.raises(ValueError, match="allowed are 1 to 20"):
             huffman.code_lengths([1, 1], longest)
 
 
@@ -123,8 +145,8 @@ def test_what_code_lengths_refuses():
         ([1, 1, 1], "too many short words"),
         ([1, 2], "words that mean nothing"),
         ([2], "words that mean nothing"),
-        ([16, 1], "outside 0 to 15"),
-        ([-1, 1, 1], "outside 0 to 15"),
+        ([21, 1], "outside 0 to 20"),
+        ([-1, 1, 1], "outside 0 to 20"),
     ],
 )
 def test_lengths_that_are_no_code_are_refused(lengths, message):

@@ -112,7 +112,12 @@ def test_separate_groups_are_found():
 def test_starts():
     weight = torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 10.0])
     assert kmeans(weight, 3, iterations=0).values.tolist() == [0.0, 5.0, 10.0]
-    assert kmeans(weight, 4, start="density", iterations=0).values.tolist() == [1.0, 2.0, 10.0]
+    assert kmeans(weight, 3, start="density", iterations=0).values.tolist() == [1.0, 2.0, 3.0]
+    # two of the four parts have the same weight: another one takes the empty place
+    assert kmeans(weight, 4, start="density", iterations=0).values.tolist() == [0.0, 1.0, 2.0, 10.0]
+    often = torch.cat([torch.zeros(1000), torch.arange(1.0, 21.0)])
+    book = kmeans(often, 8, start="density")
+    assert len(book.values) == 8 and book.errors[-1] < 20
     generator = torch.Generator().manual_seed(3)
     found = kmeans(weight, 3, start="random", iterations=0, generator=generator).values
     assert len(found.unique()) == 3 and set(found.tolist()) <= set(weight.tolist())

@@ -270,6 +270,8 @@ def test_answers_carry_no_gradient_and_belong_to_one_teacher(tmp_path):
 
 
 def test_what_the_cache_refuses(tmp_path):
+    with pytest.raises(ValueError, match="the teacher trains"):
+        kd.TeacherCache().logits(teacher().train(), torch.randn(2, 1, 8, 8))
     with pytest.raises(ValueError, match="no path or no answers"):
         kd.TeacherCache().save()
     with pytest.raises(ValueError, match="no path or no answers"):

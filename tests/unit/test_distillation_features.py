@@ -235,3 +235,27 @@ def test_what_feature_losses_refuse():
         ):
             kind([("a", "b")], 1.0).build([torch.zeros(2, 3)], [torch.zeros(2, 3, 4, 4)])
     kd.Relations([("a", "b")], 1.0).build([torch.zeros(2, 3)], [torch.zeros(2, 3, 4, 4)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_losses(dtype):
+    a, b = random(5, 7).to(dtype), random(5, 7, seed=1).to(dtype)
+    assert kd.angle_loss(a, a.clone()) == 0 and kd.distance_loss(a, a.clone()) == 0
+    torch.testing.assert_close(kd.angle_loss(a, b), kd.angle_loss(a.float(), b.float()))
+    large, zero = torch.full((2, 3, 4, 4), 300.0).to(dtype), torch.zeros(2, 3, 4, 4).to(dtype)
+    map_ = random(2, 3, 4, 4, seed=2).abs().to(dtype)
+    for features in (large, zero):
+        expected = kd.attention_loss(features.float(), map_.float())
+        torch.testing.assert_close(kd.attention_loss(features, map_), expected)
+
+
+def test_maps_of_other_images_are_refused():
+    with pytest.raises(ValueError, match="same images"):
+        kd.attention_loss(random(1, 3, 4, 4), random(3, 3, 4, 4))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_rest_of_an_epoch_may_have_no_triangle(count):
+    relations = kd.Relations([("a", "b")], 1.0)
+    assert relations.compare(0, random(count, 4), random(count, 5)) == 0
+    assert relations.compare(0, random(3, 4), random(3, 5, seed=1)) > 0

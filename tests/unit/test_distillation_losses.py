@@ -270,3 +270,39 @@ def test_what_the_losses_refuse():
             loss(logits()[:0], logits()[:0])
     with pytest.raises(ValueError, match="at least 2"):
         kd.decoupled_loss(logits(classes=1), logits(classes=1), labels(classes=1))
+
+
+def test_a_class_that_the_teacher_excludes():
+    teacher, student = logits(3, 5, seed=1), logits(3, 5, seed=2).requires_grad_()
+    teacher[0, 0] = -math.inf
+    found = kd.soft_target_loss(student, teacher, 1.0)
+    expected = F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(gradient, (student.softmax(1) - teacher.softmax(1)).detach() / 3)
+
+
+@pytest.mark.parametrize("temperature", [1e4, 1e8, 1e12, 1e16, 1e50, 1e100])
+def test_the_limit_of_high_temperatures_is_reached_and_kept(temperature):
+    student, teacher = logits(4, 10, seed=1).requires_grad_(), logits(4, 10, seed=2)
+    found = kd.soft_target_loss(student, teacher, temperature)
+    distance = student.detach() - teacher
+    distance -= distance.mean(1, keepdim=True)
+    torch.testing.assert_close(found, distance.square().mean(1).mean() / 2, rtol=1e-3, atol=0)
+    (gradient,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(gradient, distance / 40, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1e101, 1e-101])
+def test_temperatures_whose_squares_are_no_numbers_are_refused(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        kd.soft_target_loss(logits(), logits(seed=1), temperature)
+
+
+def test_labels_count_precisely_in_half_precision_too():
+    student, teacher = logits(seed=1).half(), logits(seed=2).half()
+    found = kd.Decoupled(alpha=0.0, beta=0.0)(student, teacher, labels())
+    torch.testing.assert_close(found, F.cross_entropy(student.double(), labels()).float())
+    for weights in ({"alpha": -1.0}, {"beta": math.nan}):
+        with pytest.raises(ValueError, match="must be 0 or more"):
+            kd.Decoupled(**weights)

@@ -80,6 +80,9 @@ def test_files_that_are_damaged_or_foreign_are_refused(path, tmp_path):
     save_weights(network(), tmp_path / "plain")
     with pytest.raises(CheckpointError, match="holds no factorized network; save_factorized"):
         lowrank.load_factorized(network(), tmp_path / "plain")
+    save_file({"x": torch.ones(1)}, tmp_path / "nested", {"slimcnn.lowrank": "[" * 200_000})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        lowrank.load_factorized(network(), tmp_path / "nested")
     content = path.read_bytes()
     for damaged in (content[:-3], content[:20], b"", b"text", b"\0" + content[1:]):
         path.write_bytes(damaged)

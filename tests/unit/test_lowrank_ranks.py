@@ -273,13 +273,22 @@ def test_the_rank_under_noise_is_found(rows, columns, rank, noise, seed):
     assert lowrank.evbmf_rank(torch.cat([empty, matrix, empty], 1)) == rank
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rounding_is_no_signal(dtype):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        left = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+        right = torch.randn(3, 90, generator=generator, dtype=torch.float64)
+        assert lowrank.evbmf_rank((left @ right).to(dtype)) == 3
+
+
 @pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
 def test_the_noise_that_is_found_is_the_noise_and_the_best_of_a_fine_grid(noise):
     matrix = noisy(60, 200, 6, noise)
     energies = torch.linalg.svdvals(matrix).square() / 200
     scale = energies.mean()
     alpha, threshold = 0.3, evbmf._threshold(0.3)
-    found = evbmf._noise_variance(energies / scale, alpha, threshold, 46)
+    found = evbmf._noise_variance(energies / scale, alpha, threshold, 46, 1e-24)
     assert float(found * scale) == pytest.approx(noise**2, rel=0.1)
     grid = torch.linspace(-12, 3, 20001, dtype=torch.float64).exp()
     values = evbmf.free_energy(energies / scale, grid, alpha, threshold)

@@ -117,3 +117,29 @@ def test_bits_are_checked(bits):
     ):
         with pytest.raises(ValueError, match=r"bits is .*2 to 16"):
             make()
+
+
+def test_infinity_is_clipped_and_gets_no_gradient():
+    quantizer = q.affine_quantizer(torch.tensor(-1.0), torch.tensor(1.0), 8)
+    x = torch.tensor([math.inf, -math.inf, 0.5], requires_grad=True)
+    made = q.fake_quantize(x, quantizer)
+    torch.testing.assert_close(made.detach(), quantizer(x.detach()), rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(made.sum(), x)
+    assert gradient.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_binary_weights_are_computed_as_they_are_stored():
+    weight = normal(4, 3, 3, 3).float()
+    weight[1], weight[2] = 0.0, weight[2] * 1e-6
+    signs, scale = BinaryWeight().integers(weight)
+    assert torch.equal(BinaryWeight()(weight), signs * scale.view(-1, 1, 1, 1))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        BinaryWeight()(torch.full((1, 2), math.nan))
+
+
+@pytest.mark.parametrize("first", [torch.tensor([1.0, math.nan]), torch.tensor([math.inf])])
+def test_a_step_is_not_learned_from_what_is_no_number(first):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        q.LearnedStep(8, first, 2)
+    with pytest.raises(ValueError, match="no range"):
+        q.LearnedStep(8, torch.zeros(0), 2)

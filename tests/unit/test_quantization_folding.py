@@ -202,3 +202,50 @@ def test_the_copy_is_in_eval_mode_and_frozen_weights_stay_frozen():
     folded = fold_batch_norm(model, (1, 1, 2, 2))
     assert model.training and not folded.training
     assert not folded[0].weight.requires_grad and not folded[0].bias.requires_grad
+
+
+class Read(nn.Module):
+    """A convolution and its batch norm, read in some way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.norm, self.how = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), how
+        self.listed = [self.conv, self.norm]
+
+    def forward(self, x):
+        if self.how == "keyword":
+            return self.norm(input=self.conv(x))
+        if self.how == "parameter":
+            return self.norm(self.conv(x)) + self.norm.weight.abs().sum()
+        for layer in self.listed:
+            x = layer(x)
+        return x
+
+
+def test_a_norm_may_be_called_by_keyword():
+    check(Read("keyword"), (2, 3, 4, 4), 0)
+
+
+def test_a_norm_whose_weight_is_read_elsewhere_stays():
+    check(Read("parameter"), (2, 3, 4, 4), 1)
+
+
+def test_hooks_keep_what_they_hang_on():
+    for place in (0, 1):
+        model = lively(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+        model[place].register_forward_hook(lambda module, inputs, output: output * 3)
+        check(model, (2, 3, 4, 4), 1)
+
+
+def test_the_channels_of_an_image_without_a_batch_are_not_the_norms():
+    model = lively(nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4)))
+    image = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    folded = fold_batch_norm(model, image)
+    assert norms(folded) == 1
+    torch.testing.assert_close(folded(image), model(image))
+
+
+def test_modules_that_a_list_holds_are_not_lost():
+    model = lively(Read("list"))
+    with pytest.raises(ValueError, match="computes something else"):
+        fold_batch_norm(model, torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))

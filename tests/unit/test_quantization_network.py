@@ -86,8 +86,10 @@ def test_the_ends_are_those_of_the_computation_and_calls_may_have_keywords():
             return self.head(input=self.middle(self.stem(x)))
 
     quantized = q.quantize(HeadFirst(), q.Scheme(4, 3), images())
+    assert type(quantized.unused) is nn.Linear  # the network might read its weight by itself
+    del quantized.unused
     bits = {n: m.weight_quantizer.bits for n, m in quantized.named_children()}
-    assert bits == {"head": 8, "unused": 4, "stem": 8, "middle": 4}
+    assert bits == {"head": 8, "stem": 8, "middle": 4}
     assert [m.input_quantizer.bits for m in (quantized.stem, quantized.middle)] == [8, 3]
     quantized(data.normalize(images()))
 
@@ -226,3 +228,19 @@ def test_what_quantize_refuses():
     masked = masking.apply_masks(network(), {"0.weight": torch.ones(4, 1, 3, 3).bool()})
     with pytest.raises(ValueError, match="weight of '0' is computed from other tensors"):
         q.quantize(masked, q.Scheme(), images())
+
+
+def test_a_layer_whose_weight_the_network_reads_itself_stays():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.read, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(F.linear(self.conv(x).mean((2, 3)), self.read.weight))
+
+    model = Reads().eval()
+    made = q.quantize(model, q.Scheme(), images())
+    assert type(made.read) is nn.Linear and isinstance(made.fc, q.QuantizedLayer)
+    x = data.normalize(images())
+    torch.testing.assert_close(made(x), model(x), atol=0.05, rtol=0.05)

@@ -208,3 +208,33 @@ def test_what_is_refused():
         q.Quantizer(one, zero, 3, 3)
     with pytest.raises(ValueError, match="a zero_point is not from 1 to 255"):
         q.Quantizer(one, zero, 1, 255)
+
+
+def test_half_precision_is_no_half_hearted_quantization():
+    x = torch.linspace(-1, 1.37, 1000)
+    for bits in (8, 12, 16):
+        quantizer = q.affine_quantizer(torch.tensor(-1.0), torch.tensor(1.37), bits)
+        for dtype in (torch.float16, torch.bfloat16):
+            short = x.to(dtype)
+            assert torch.equal(quantizer.quantize(short), quantizer.quantize(short.float()))
+            assert quantizer(torch.zeros(1, dtype=dtype)) == 0 and quantizer(short).dtype == dtype
+
+
+def test_integers_are_not_cast_back():
+    quantizer = q.affine_quantizer(torch.tensor(0.0), torch.tensor(255.0), 4)
+    found = quantizer(torch.tensor([10, 20, 100], dtype=torch.uint8))
+    assert found.tolist() == [17.0, 17.0, 102.0]
+
+
+def test_what_has_no_number_is_refused():
+    bad = torch.tensor([1.0, float("nan")])
+    for x, y in ((bad, bad), (torch.ones(2), bad), (torch.tensor([1.0, math.inf]), torch.ones(2))):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            q.sqnr(x, y)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        q.binarize(bad[None])
+    for axis in (-1, 5):
+        with pytest.raises(ValueError, match="axis"):
+            q.binarize(torch.ones(2, 3), axis=axis)
+    with pytest.raises(ValueError, match="axis is -1"):
+        q.symmetric_quantizer(torch.ones(3), 8, -1)

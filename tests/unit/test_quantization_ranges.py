@@ -168,3 +168,27 @@ def test_what_ranges_refuse():
     for momentum in (-0.1, 1.0):
         with pytest.raises(ValueError, match="momentum is"):
             q.MovingAverageRange(momentum)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1.0, 1e19, 1e30])
+def test_ranges_do_not_depend_on_the_unit(size):
+    x = normal(10_000).float()
+    for method in (lambda x: q.mse_range(x, 2), q.kl_range, q.percentile_range):
+        low, high = (bound.double() / size for bound in method((x.double() * size).float()))
+        expected = method(x)
+        torch.testing.assert_close(low.float(), expected[0], rtol=0.03, atol=0.0)
+        torch.testing.assert_close(high.float(), expected[1], rtol=0.03, atol=0.0)
+
+
+def test_ranges_of_half_precision_are_those_of_the_same_numbers():
+    x = (normal(10_000) * 20).half()
+    for method in (lambda x: q.mse_range(x, 2), q.kl_range, q.percentile_range):
+        for found, expected in zip(method(x), method(x.float()), strict=True):
+            torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=0.0)
+    low, high = q.percentile_range(torch.tensor([-40000.0, 40000.0]).half())
+    assert -40000 <= low < -39000 and 39000 < high <= 40000
+
+
+def test_a_vector_has_channels_of_one_number():
+    low, high = q.min_max_range(torch.tensor([1.0, 2.0, 3.0]), 0)
+    assert low.tolist() == high.tolist() == [1.0, 2.0, 3.0]

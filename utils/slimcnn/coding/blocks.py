@@ -77,7 +77,9 @@ def _book(patterns: np.ndarray) -> bytes:
 
 def _words(symbols: np.ndarray, alphabet: int) -> bytes:
     """A Huffman code and the symbols in it: lengths as half bytes, bytes of data, data."""
-    lengths = huffman.code_lengths(np.bincount(symbols, minlength=alphabet).tolist())
+    lengths = huffman.code_lengths(
+        np.bincount(symbols, minlength=alphabet).tolist(), huffman.USUAL_LENGTH
+    )
     data = huffman.encode(symbols, lengths)
     padded = np.array([*lengths, 0][: alphabet + alphabet % 2], dtype=np.uint8)
     nibbles = (padded[::2] << 4) | padded[1::2]

@@ -95,7 +95,8 @@ def load_slim(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     except (SlimError, struct.error, ValueError) as error:
         raise SlimError(f"{path} cannot be read: {error}") from error
     if model is None:
-        target = models.build(header["model"], **header["arguments"])
+        with torch.random.fork_rng(devices=[]):  # nothing random of it stays
+            target = models.build(header["model"], **header["arguments"])
     target.load_state_dict(found)
     return target.eval()
 
@@ -126,6 +127,11 @@ def _header(reader: Reader) -> dict:
     return header
 
 
+def _modules(model: nn.Module) -> list[tuple]:
+    """Names, types and options (strides, ε, …) of all parts."""
+    return [(name, type(m), m.extra_repr()) for name, m in model.named_modules()]
+
+
 def _architecture(model: nn.Module) -> dict:
     """The name and the arguments of a network of `slimcnn.models`, if it is one unchanged."""
     for name, kind in models.MODELS.items():
@@ -144,7 +150,8 @@ def _architecture(model: nn.Module) -> dict:
         }
         with torch.device("meta"):
             built = kind(**arguments)
-        if _fingerprint(_sorted_state(built)) == _fingerprint(_sorted_state(model)):
+        same_state = _fingerprint(_sorted_state(built)) == _fingerprint(_sorted_state(model))
+        if same_state and _modules(built) == _modules(model):
             return {"model": name, "arguments": arguments}
     return {}
 

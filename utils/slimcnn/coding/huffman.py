@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_LENGTH = 15  # bits of the longest word: decoding looks up tables of 2^15 entries
+USUAL_LENGTH = 15  # bits of the longest word in files, whose tables hold lengths in four bits
+MAX_LENGTH = 20  # decoding looks up tables of 2^20 entries then
 
 
-def code_lengths(counts: Sequence[int], longest: int = MAX_LENGTH) -> list[int]:
+def code_lengths(counts: Sequence[int], longest: int | None = None) -> list[int]:
     """Lengths of the best prefix code with no word longer than `longest`; 0 for unused symbols.
 
     By package-merge: buy, for every symbol, one coin of each value 2⁻¹ … 2⁻ᴸ at the price of its
@@ -22,16 +23,20 @@ def code_lengths(counts: Sequence[int], longest: int = MAX_LENGTH) -> list[int]:
 
     Args:
         counts: how often each symbol occurs, 0 or more.
-        longest: L, 1 to 15, and long enough for so many symbols.
+        longest: L, 1 to 20, and long enough for so many symbols; if None 15, or two bits more
+            than so many symbols need if all are equally frequent.
 
     Raises:
         ValueError: a count is negative; so many symbols have no code of such words.
 
     Chapter 6, Quantization: weight sharing.
     """
+    counts = [int(count) for count in counts]  # NumPy's numbers may overflow when added
     if any(count < 0 for count in counts):
         raise ValueError("a count is negative; symbols occur 0 times or more")
     used = [symbol for symbol, count in enumerate(counts) if count > 0]
+    if longest is None:
+        longest = min(max(USUAL_LENGTH, (len(used) - 1).bit_length() + 2), MAX_LENGTH)
     if not 1 <= longest <= MAX_LENGTH or len(used) > 2**longest:
         raise ValueError(
             f"{len(used)} symbols cannot have words of at most {longest} bits; allowed are 1 to"
@@ -42,15 +47,25 @@ def code_lengths(counts: Sequence[int], longest: int = MAX_LENGTH) -> list[int]:
         lengths[used[0]] = 1
     if len(used) < 2:
         return lengths
-    leaves = sorted((counts[symbol], [symbol]) for symbol in used)
-    packages: list[tuple[int, list[int]]] = []
+    used.sort(key=lambda symbol: counts[symbol])
+    exact = np.int64 if sum(counts) * longest < 2**62 else object
+    leaves = np.array([counts[symbol] for symbol in used], dtype=exact)
+    # Forwards: of each value, coins and packages by price. Only which of them are coins is kept.
+    packages, are_coins = leaves[:0], []
     for _ in range(longest):
-        merged = sorted(leaves + packages, key=lambda item: item[0])
-        pairs = zip(merged[::2], merged[1::2], strict=False)
-        packages = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs]
-    for _, symbols in packages[: len(used) - 1]:
-        for symbol in symbols:
-            lengths[symbol] += 1
+        merged = np.concatenate([leaves, packages])
+        order = np.argsort(merged, kind="stable")
+        are_coins.append(order < len(leaves))
+        merged = merged[order][: len(merged) // 2 * 2]
+        packages = merged[::2] + merged[1::2]
+    # Backwards: what is bought of a value says how many packages, so what is bought of the next.
+    bought, coins_of = 2 * (len(used) - 1), np.zeros(len(used), dtype=np.int64)
+    for is_coin in reversed(are_coins):
+        coins = int(is_coin[:bought].sum())
+        coins_of[:coins] += 1
+        bought = 2 * (bought - coins)
+    for symbol, length in zip(used, coins_of.tolist(), strict=True):
+        lengths[symbol] = length
     return lengths
 
 
@@ -65,7 +80,7 @@ def code_words(lengths: Sequence[int]) -> list[int]:
     used = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
     if any(not 0 <= length <= MAX_LENGTH for length in lengths):
         raise ValueError(f"a word has a length outside 0 to {MAX_LENGTH}")
-    share = sum(2 ** (MAX_LENGTH - length) for length, _ in used)  # Kraft, in units of 2^-15
+    share = sum(2 ** (MAX_LENGTH - length) for length, _ in used)  # Kraft, in units of 2^-20
     complete = share == 2**MAX_LENGTH or [length for length, _ in used] in ([], [1])
     if not complete:
         problem = "too many short words" if share > 2**MAX_LENGTH else "words that mean nothing"

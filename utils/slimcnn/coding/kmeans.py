@@ -97,7 +97,12 @@ def _first_values(ordered: Tensor, k: int, start: str, generator: torch.Generato
     if start == "density":
         # the middles of k parts with equally many weights
         places = (torch.arange(k, dtype=torch.float64) + 0.5) / k * len(ordered)
-        return ordered[places.long()].unique()
+        values = ordered[places.long()].unique()
+        if len(values) < k:  # one weight so frequent that parts share it: then others, evenly
+            rest = different[~torch.isin(different, values)]
+            steps = torch.linspace(0, len(rest) - 1, k - len(values), dtype=torch.float64)
+            values = torch.cat([values, rest[steps.round().long()]]).sort().values
+        return values
     generator = generator or torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(different), generator=generator)[:k]
     return different[chosen].sort().values

@@ -60,8 +60,12 @@ class TeacherCache:
             Logits (B, classes), on the device of the images, without gradients.
 
         Raises:
-            ValueError: the cache holds another teacher's answers.
+            ValueError: the cache holds another teacher's answers, or this one trains.
         """
+        if any(module.training for module in teacher.modules()):
+            raise ValueError(
+                "the teacher trains: its answers depend on the batch; call eval() first"
+            )
         asked = digest(named_tensors(teacher).values())
         if self._teacher not in (None, asked):
             raise ValueError(

@@ -151,7 +151,7 @@ class Relations(FeatureLoss):
     The embeddings may differ in length: only relations inside a batch are compared. Triangles grow
     as the cube of their images, so a batch of more than 64 is split into equal parts for the
     angles. Park et al., 2019, arXiv:1904.05068, weigh angles twice as much as distances. Chapter 4,
-    Distillation: features.
+    Distillation: features. A batch of fewer than three images, the rest of an epoch, counts 0.
     """
 
     _LARGEST = 64  # images whose triangles are compared
@@ -162,6 +162,8 @@ class Relations(FeatureLoss):
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         """Distances and angles."""
         student, teacher = student.flatten(1), teacher.flatten(1)
+        if len(student) < 3:  # the rest of an epoch, without a triangle
+            return student.new_zeros(())
         distances = distance_loss(student, teacher)
         parts = -(-len(student) // self._LARGEST)
         pairs = zip(student.tensor_split(parts), teacher.tensor_split(parts), strict=True)
@@ -170,7 +172,7 @@ class Relations(FeatureLoss):
 
 def attention_map(features: Tensor) -> Tensor:
     """Mean of squares over channels, flattened, of length 1. (B, C, H, W) → (B, H·W)."""
-    return F.normalize(features.square().mean(1).flatten(1), dim=1)
+    return F.normalize(_single(features).square().mean(1).flatten(1), dim=1)
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -180,8 +182,16 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher: (B, C, H, W); channels may differ, the larger map is pooled to the
             smaller one.
 
+    Raises:
+        ValueError: the numbers of images differ.
+
     Zagoruyko & Komodakis, 2017, arXiv:1612.03928; chapter 4, Distillation: features.
     """
+    if len(student) != len(teacher):
+        raise ValueError(
+            f"the maps have shapes {tuple(student.shape)} and {tuple(teacher.shape)}; both must be"
+            " of the same images"
+        )
     student, teacher = _same_size(student, teacher)
     return (attention_map(student) - attention_map(teacher)).square().sum(1).mean()
 
@@ -223,14 +233,21 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _relative_distances(embeddings: Tensor) -> Tensor:
     """(B, D) → (B·(B−1)/2,), mean 1."""
     i, j = torch.triu_indices(*[len(embeddings)] * 2, offset=1, device=embeddings.device)
+    embeddings = _single(embeddings)
     distances = (embeddings[i] - embeddings[j]).norm(dim=1)
     return distances / distances.mean().clamp(min=torch.finfo(distances.dtype).tiny)
 
 
 def _cosines(embeddings: Tensor) -> Tensor:
     """[j, i, k]: cosine of the angle at image j between images i and k. (B, D) → (B, B, B)."""
+    embeddings = _single(embeddings)
     directions = F.normalize(embeddings[None] - embeddings[:, None], dim=2)  # from j to i
     return directions @ directions.transpose(1, 2)
+
+
+def _single(features: Tensor) -> Tensor:
+    """In float32 or better: squares of half precision overflow, and small lengths vanish."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ their difference is multiplied by T². Chapter 4 (Distillation: soft targets) de
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor
 
 # (student logits, teacher logits, labels) → loss, a scalar.
 LogitLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_COLDEST, _HOTTEST = 1e-100, 1e100  # their squares are still numbers
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -99,9 +99,7 @@ def decoupled_loss(
     """
     _check_logits(student_logits, teacher_logits)
     _check_temperature(temperature)
-    for name, weight in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"{name} is {weight}; it must be 0 or more")
+    _check_weights(alpha, beta)
     if student_logits.shape[1] < 2:
         raise ValueError("there is a single class; the decoupled loss needs at least 2")
     teacher = _precise(teacher_logits) / temperature
@@ -160,6 +158,7 @@ class Decoupled:
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
+        _check_weights(self.alpha, self.beta)
         _check_smoothing(self.label_smoothing)
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -167,8 +166,10 @@ class Decoupled:
         soft = decoupled_loss(
             student_logits, teacher_logits, labels, self.temperature, self.alpha, self.beta
         )
-        hard = F.cross_entropy(student_logits, labels, label_smoothing=self.label_smoothing)
-        return soft + hard
+        hard = F.cross_entropy(
+            _precise(student_logits), labels, label_smoothing=self.label_smoothing
+        )
+        return soft + hard.to(soft.dtype)
 
 
 def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
@@ -176,17 +177,22 @@ def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
     With d = student − teacher and c = d − E[d] under the teacher's p, the divergence is
     log E[eᶜ]. Where every c is small that is log(1 + E[eᶜ − 1 − c]): a sum of small terms, while
-    the difference of two logarithms would leave rounding errors alone.
+    the difference of two logarithms would leave rounding errors alone. (And where c is tiny,
+    eᶜ − 1 − c is c²/2 + c³/6.) A class of which the teacher is certain that it is not it, p = 0,
+    adds nothing to E[d].
     """
-    log_p = teacher.log_softmax(1)
-    p = log_p.exp()
+    p = teacher.softmax(1)
+    possible = p > 0
     # An infinite distance (float16 can hold it) has no gradient; neither has its formula here.
-    difference = student - teacher
-    centered = difference - (p * difference).sum(1, keepdim=True)
-    large = (log_p + centered).logsumexp(1)
+    difference = torch.where(possible, student - teacher, 0.0)
+    mean = (p * difference).sum(1, keepdim=True)
+    large = (student - teacher.logsumexp(1, keepdim=True) - mean).logsumexp(1)
+    centered = difference - mean
     bounded = centered.clamp(max=1.0)  # so that the branch not taken has no infinite gradient
-    small = (p * (bounded.expm1() - bounded)).sum(1).log1p()
-    return torch.where(centered.amax(1) <= 1.0, small, large)
+    series = bounded.square() * (0.5 + bounded / 6)
+    small = torch.where(bounded.abs() < 1e-4, series, bounded.expm1() - bounded)
+    small = (p * small).sum(1).log1p()
+    return torch.where((centered.amax(1) <= 1.0) & possible.all(1), small, large)
 
 
 def _target_or_not(logits: Tensor, labels: Tensor) -> Tensor:
@@ -235,8 +241,17 @@ def _check_logits(student: Tensor, teacher: Tensor) -> None:
 
 
 def _check_temperature(temperature: float) -> None:
-    if not (temperature > 0 and isfinite(temperature)):
-        raise ValueError(f"temperature is {temperature}; it must be above 0 and finite")
+    if not _COLDEST <= temperature <= _HOTTEST:
+        raise ValueError(
+            f"temperature is {temperature}; it must be above 0 and finite, here from {_COLDEST} to"
+            f" {_HOTTEST}"
+        )
+
+
+def _check_weights(alpha: float, beta: float) -> None:
+    for name, weight in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{name} is {weight}; it must be 0 or more")
 
 
 def _check_share(alpha: float) -> None:

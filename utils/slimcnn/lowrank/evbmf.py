@@ -14,7 +14,6 @@ from torch import Tensor
 from slimcnn.lowrank.matrices import in_double, singular_values
 
 _GRID = 1000
-_SMALLEST_NOISE = 1e-24  # variance, of the mean square of the entries: that of rounding
 
 
 def evbmf_rank(matrix: Tensor) -> int:
@@ -53,7 +52,7 @@ def evbmf_rank(matrix: Tensor) -> int:
     alpha = short / long
     threshold = _threshold(alpha)
     most = ceil(short / (1 + alpha)) - 1
-    noise = _noise_variance(energies, alpha, threshold, most)
+    noise = _noise_variance(energies, alpha, threshold, most, _rounding(matrix.dtype))
     return min(most, int((energies > threshold * noise).sum()))
 
 
@@ -73,10 +72,17 @@ def _threshold(alpha: float) -> float:
     return (1 + low) * (1 + alpha / low)
 
 
-def _noise_variance(energies: Tensor, alpha: float, threshold: float, most: int) -> Tensor:
+def _rounding(dtype: torch.dtype) -> float:
+    """Variance of rounding, in units of the mean square of the entries: no noise is smaller."""
+    return max(torch.finfo(dtype).eps ** 2, 1e-24)
+
+
+def _noise_variance(
+    energies: Tensor, alpha: float, threshold: float, most: int, smallest: float
+) -> Tensor:
     """The σ² of least free energy: a grid between its bounds, laid ever finer."""
     tail = energies[most:]
-    low = torch.maximum(tail[0] / threshold, tail.mean()).clamp(_SMALLEST_NOISE, 1.0).log()
+    low = torch.maximum(tail[0] / threshold, tail.mean()).clamp(smallest, 1.0).log()
     high = torch.zeros_like(low)
     for _ in range(6):
         grid = torch.linspace(float(low), float(high), _GRID, dtype=torch.float64)

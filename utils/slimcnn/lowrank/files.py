@@ -67,7 +67,7 @@ def _stored_plan(path: Path) -> Plan:
         raise CheckpointError(f"{path} holds no factorized network; save_factorized writes them")
     try:
         stored = {name: (method, rank) for name, (method, rank) in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the plan in {path} cannot be read: {error}") from error
     return {
         name: Choice(method, tuple(rank) if isinstance(rank, list) else rank)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimcnn.quantization.quantizers import (
     Quantizer,
     affine_quantizer,
+    at_least_single,
     binarize,
     check_bits,
     symmetric_quantizer,
@@ -32,9 +33,9 @@ def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     Chapter 6, Quantization: training.
     """
     scale, zero_point = quantizer.along(x)
-    unclipped = torch.round(x / scale) + zero_point
+    unclipped = torch.round(at_least_single(x) / scale) + zero_point
     inside = (unclipped >= quantizer.low) & (unclipped <= quantizer.high)
-    passed = torch.where(inside, x, x.detach())
+    passed = torch.where(inside, x, 0)
     return quantizer(x).detach() + (passed - passed.detach())
 
 
@@ -96,14 +97,21 @@ class BinaryWeight(nn.Module):
     bits = 1
 
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """1 and −1, int32, and the scale of each output channel."""
+        """1 and −1, int32, and the scale of each output channel.
+
+        Raises:
+            ValueError: as `binarize`.
+        """
         weight = weight.detach()
+        binarize(weight)
         signs = torch.where(weight >= 0, 1, -1).to(torch.int32)
         return signs, _not_tiny(weight.abs().flatten(1).mean(1)).clamp(min=_TINY)
 
     def forward(self, weight: Tensor) -> Tensor:
         passed = weight.clamp(-1, 1)
-        return binarize(weight).detach() + (passed - passed.detach())
+        signs, scale = self.integers(weight)  # what is stored is what is computed
+        rounded = signs * scale.view(-1, *[1] * (weight.ndim - 1)).to(weight.dtype)
+        return rounded + (passed - passed.detach())
 
 
 class ActivationQuantizer(nn.Module):
@@ -192,6 +200,9 @@ class LearnedStep(nn.Module):
         first: a tensor like those to come; s begins as 2 · mean|x| / √high.
         numbers: N; of a weight all, of activations those of one image.
         signed: integers from −2^(bits − 1), else from 0, for activations after ReLU.
+
+    Raises:
+        ValueError: the bits are out of range; `first` is empty, or some of it is not finite.
     """
 
     def __init__(self, bits: int, first: Tensor, numbers: int, signed: bool = True):
@@ -200,6 +211,7 @@ class LearnedStep(nn.Module):
         self.bits, self.numbers, self.signed = bits, numbers, signed
         self.low = -(2 ** (bits - 1)) if signed else 0
         self.high = self.low + 2**bits - 1
+        min_max_range(first)
         step = 2 * first.detach().abs().mean() / sqrt(self.high)
         self.step = nn.Parameter(step if step > 0 else torch.ones_like(step))
 

@@ -140,7 +140,7 @@ def load_quantized(model: nn.Module, path: Path | str) -> nn.Module:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))
             stored = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no quantized network: {error}") from error
     if metadata is None:
         raise CheckpointError(f"{path} holds no quantized network; save_quantized writes them")

@@ -47,14 +47,33 @@ def fold_batch_norm(model: nn.Module, input_shape: ModelInput = (1, 1, 28, 28)) 
 
     Returns:
         The copy; its outputs are the same up to rounding. Layers without bias have one now.
+
+    Raises:
+        ValueError: they are not, since the network reads something of a layer or a batch norm in
+            a way that the pass does not show.
     """
-    model = copy.deepcopy(model).eval()
+    given, model = model, copy.deepcopy(model).eval()
     names = {module: name for name, module in model.named_modules()}
     for layer, norm in _pairs(model, input_shape):
         _absorb_(layer, norm)
         parent, _, child = names[norm].rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
+    _require_equal(given, model, input_shape)
     return model
+
+
+def _require_equal(given: nn.Module, folded: nn.Module, input_shape: ModelInput) -> None:
+    inputs = example_inputs(given, input_shape)
+    with undisturbed(given), undisturbed(folded):
+        pairs = list(zip(tensors(given(*inputs)), tensors(folded(*inputs)), strict=True))
+    for before, after in pairs:
+        if before.is_floating_point():
+            size = before.abs().nan_to_num(0, 0, 0).max() if before.numel() else 0.0
+            if not torch.allclose(after, before, rtol=0, atol=0.01 * float(size), equal_nan=True):
+                raise ValueError(
+                    "without its batch norms the network computes something else: it reads a layer"
+                    " or a batch norm in a way that one pass does not show; fold it by hand"
+                )
 
 
 def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, nn.Module]]:
@@ -67,17 +86,19 @@ def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, n
         made[layer] = output
         calls[layer] += 1
 
-    def before(norm: nn.Module, inputs: tuple) -> None:
-        (read[norm],) = inputs
+    def before(norm: nn.Module, inputs: tuple, keywords: dict) -> None:
+        (read[norm],) = (*inputs, *keywords.values())
         calls[norm] += 1
 
     handles = []
     for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            continue  # they may do anything to what goes in or comes out
         # not one whose weight is computed anew in each pass (old weight norm, spectral norm)
         if type(module) in _LAYERS and module._parameters.get("weight") is not None:
             handles.append(module.register_forward_hook(after))
         elif type(module) in _NORMS and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
     readers = _Readers()
     try:
         with undisturbed(model):
@@ -94,9 +115,10 @@ def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, n
     for norm, tensor in read.items():
         layer = makers.get(id(tensor))
         alone = readers.counts[id(tensor)] == 1 and id(tensor) not in given
-        # of a linear layer's output the channels come last, of a batch norm's input second
-        fits = layer is not None and (type(layer) is not nn.Linear or tensor.ndim == 2)
-        fits = fits and all(readers.counts[id(p)] == 1 for p in layer.parameters())
+        # a batch norm's channels are the second dimension: of a batch, for a linear layer of rows
+        fits = layer is not None and tensor.ndim == layer.weight.ndim
+        own = [*layer.parameters(), *norm.parameters(), *norm.buffers()] if fits else []
+        fits = fits and all(readers.counts[id(p)] <= 1 for p in own)
         if fits and alone and calls[norm] == 1 and parents[norm] == 1:
             found.append((layer, norm))
     return found

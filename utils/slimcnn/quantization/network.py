@@ -118,7 +118,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
 
     Batch norms stay; fold them first (`fold_batch_norm`) for what a phone would compute. The copy
     can be evaluated (post-training quantization) and trained (quantization-aware training). Layers
-    that read the same tensor share its quantizer, for it is stored once.
+    that read the same tensor share its quantizer, for it is stored once. A layer that is not called
+    stays as it is: the network may read its weight by itself.
 
     Args:
         model: with one input; it is not changed.
@@ -152,6 +153,7 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     if not names:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs, order = _inputs(model, names, images)
+    names = [name for name in names if name in order]  # of others the network may read the weight
     at_end = {order[0], order[-1]} if scheme.ends is not None and order else set()
     given = scheme.weight_bits
     if isinstance(given, Mapping) and given.keys() != set(names):

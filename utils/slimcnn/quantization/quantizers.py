@@ -37,6 +37,8 @@ class Quantizer:
     axis: int | None = None
 
     def __post_init__(self) -> None:
+        if self.axis is not None and self.axis < 0:
+            raise ValueError(f"axis is {self.axis}; it must be 0 or more, or None for one scale")
         shape, wanted = tuple(self.scale.shape), "(channels,)" if self.axis is not None else "()"
         if len(shape) != (self.axis is not None) or self.zero_point.shape != self.scale.shape:
             raise ValueError(
@@ -61,6 +63,7 @@ class Quantizer:
         scale, zero_point = self.along(x)
         if x.isnan().any():
             raise ValueError("the tensor holds NaN, which no integer stands for")
+        x = at_least_single(x)
         return (torch.round(x / scale) + zero_point).clamp(self.low, self.high).to(torch.int32)
 
     def dequantize(self, q: Tensor) -> Tensor:
@@ -69,8 +72,12 @@ class Quantizer:
         return scale * (q - zero_point)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The nearest numbers that can be had: `dequantize(quantize(x))`."""
-        return self.dequantize(self.quantize(x)).to(x.dtype)
+        """The nearest numbers that can be had: `dequantize(quantize(x))`, in the type of x.
+
+        (Integers give float32: what stands for them need not be whole.)
+        """
+        found = self.dequantize(self.quantize(x))
+        return found.to(x.dtype) if x.is_floating_point() else found
 
     def along(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero-point, ready to meet a tensor."""
@@ -155,8 +162,13 @@ def binarize(weight: Tensor, axis: int | None = 0) -> Tensor:
     Args:
         weight: any shape.
         axis: of the channels; None for one mean.
+
+    Raises:
+        ValueError: there is no such axis, or some weights are not finite.
     """
-    others = [dim for dim in range(weight.ndim) if dim != axis]
+    others = list(other_axes(weight, axis))
+    if not weight.isfinite().all():
+        raise ValueError("the weight holds NaN or infinity, which have no mean to share")
     mean = weight.abs().mean(others, keepdim=True) if others else weight.abs()
     return torch.where(weight >= 0, mean, -mean)
 
@@ -167,11 +179,21 @@ def sqnr(x: Tensor, quantized: Tensor) -> float:
     Each bit more halves the step and adds 6.02 dB, as long as nothing is clipped. Infinite if
     nothing is lost, −∞ if there is no signal.
 
+    Raises:
+        ValueError: some numbers are not finite.
+
     Chapter 6, Quantization: integers.
     """
+    if not (x.isfinite().all() and quantized.isfinite().all()):
+        raise ValueError("a tensor holds NaN or infinity, whose noise is no number")
     x, quantized = x.double(), quantized.double()
     ratio = x.square().sum() / (x - quantized).square().sum()
     return float(10 * ratio.log10()) if not ratio.isnan() else float("inf")
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """The tensor in float32 or better: integers of many bits do not fit half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_bits(bits: int) -> None:

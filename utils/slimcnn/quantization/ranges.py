@@ -11,6 +11,7 @@ from torch import Tensor
 from slimcnn.quantization.quantizers import (
     Quantizer,
     affine_quantizer,
+    at_least_single,
     check_bits,
     other_axes,
     symmetric_quantizer,
@@ -84,11 +85,14 @@ def mse_range(
     if symmetric:
         high = torch.maximum(-low, high)
         low = -high
+    unit = torch.maximum(-low, high).clamp(min=torch.finfo(rows.dtype).tiny)[:, None]
     best = torch.full_like(high, float("inf"))
     chosen = torch.ones_like(high)
     for fraction in _FRACTIONS.flip(0):  # of equal errors the largest range stays
         quantizer = _quantizer(fraction * low, fraction * high, bits, symmetric, signed)
-        error = (quantizer(rows) - rows).square().mean(1)
+        error = (
+            ((quantizer(rows) - rows) / unit).square().mean(1)
+        )  # squares neither vanish nor overflow
         better = error < best
         best, chosen = torch.where(better, error, best), torch.where(better, fraction, chosen)
     return _shaped(chosen * low, axis), _shaped(chosen * high, axis)
@@ -123,8 +127,8 @@ def kl_range(x: Tensor, bits: int = 8, bins: int = 2048) -> Range:
     largest = rows.abs().max()
     if largest == 0:
         return largest.clone(), largest.clone()
-    values = rows[rows != 0].abs().float()
-    histogram = torch.histc(values, bins, 0.0, float(largest)).double()
+    values = (rows[rows != 0].abs() / largest).float()  # of any size
+    histogram = torch.histc(values, bins, 0.0, 1.0).double()
     best, chosen = float("inf"), bins
     for kept in range(levels, bins + 1):
         reference = histogram[:kept].clone()
@@ -133,7 +137,7 @@ def kl_range(x: Tensor, bits: int = 8, bins: int = 2048) -> Range:
         divergence = _divergence(reference, spread)
         if divergence < best:
             best, chosen = divergence, kept
-    bound = largest * chosen / bins
+    bound = largest * (chosen / bins)
     low = -bound if (rows < 0).any() else torch.zeros_like(bound)
     return low, bound
 
@@ -182,8 +186,8 @@ def _rows(x: Tensor, axis: int | None) -> Tensor:
         raise ValueError(f"a tensor of shape {tuple(x.shape)} has no range")
     if not x.isfinite().all():
         raise ValueError("the tensor holds NaN or infinity, which no range covers")
-    x = x.detach()
-    return x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
+    x = at_least_single(x.detach())
+    return x.reshape(1, -1) if axis is None else x.movedim(axis, 0).reshape(x.shape[axis], -1)
 
 
 def _shaped(values: Tensor, axis: int | None) -> Tensor:
@@ -195,7 +199,8 @@ def _sorted_quantile(rows: Tensor, share: float) -> Tensor:
     place = share * (rows.shape[1] - 1)
     below = int(place)
     above = min(below + 1, rows.shape[1] - 1)
-    return rows[:, below] + (place - below) * (rows[:, above] - rows[:, below])
+    a, b = rows[:, below].double(), rows[:, above].double()  # their difference may overflow float32
+    return (a + (place - below) * (b - a)).to(rows.dtype)
 
 
 def _spread(histogram: Tensor, levels: int) -> Tensor:
