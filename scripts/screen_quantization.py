@@ -21,7 +21,7 @@ from sweeps import ROOT, Run, sweep
 
 BITS = (8, 6, 5, 4, 3, 2)
 MENDS = ("equalized", "bias corrected")
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 def run(
@@ -74,18 +74,21 @@ def record(network: nn.Module, name: str, technique: str, settings: dict) -> rep
 
 
 def variants() -> list[tuple[str, Scheme, tuple[str, ...]]]:
-    """All bits are those of every layer, the first and the last one too."""
+    """Few bits in every layer, then with eight in the first and the last one; activations."""
     found = []
-    for bits in BITS:
+    for ends, bits in (*((None, b) for b in BITS), *((8, b) for b in BITS[2:])):
+        at_ends = f", ends {ends}" if ends else ""
         for per_channel, scales in ((True, "channel"), (False, "tensor")):
+            place = f"weights {bits}, per {scales}"
             for weight_range in ("min-max", "mse"):
                 scheme = Scheme(
-                    bits, None, per_channel=per_channel, weight_range=weight_range, ends=None
+                    bits, None, per_channel=per_channel, weight_range=weight_range, ends=ends
                 )
-                found.append((f"weights {bits}, per {scales}, {weight_range}", scheme, ()))
-        for mends in (MENDS[:1], MENDS[1:], MENDS):
-            scheme = Scheme(bits, None, per_channel=False, ends=None)
-            found.append((f"weights {bits}, per tensor, {' and '.join(mends)}", scheme, mends))
+                found.append((f"{place}, {weight_range}{at_ends}", scheme, ()))
+            scheme = Scheme(bits, None, per_channel=per_channel, ends=ends)
+            for mends in (MENDS[:1], MENDS[1:], MENDS):
+                if not per_channel or mends == MENDS[1:]:
+                    found.append((f"{place}, {' and '.join(mends)}{at_ends}", scheme, mends))
     for bits in (8, 6, 4):
         for method in ("min-max", "percentile", "mse", "kl"):
             found.append((f"activations {bits}, {method}", Scheme(8, bits, range=method), ()))

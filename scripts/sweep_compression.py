@@ -47,7 +47,13 @@ def compressed(
     network = quantization.fold_batch_norm(pruned(zeros, seed))
     if values is not None:
         network = coding.share_weights(network, values)
-        network = fine_tune(network, seed, state, VALUES) if train else network
+    elif train:  # the control: as many epochs, values of its own
+        masks = {
+            name: weight != 0 for name, weight in network.named_parameters() if weight.ndim > 1
+        }
+        network = pruning.apply_masks(network, masks)
+    if train:
+        network = fine_tune(network, seed, state, VALUES)
     path = ROOT / "runs" / "compressed.slim"
     path.parent.mkdir(exist_ok=True)
     coding.save_slim(pruning.finalize(network), path)
@@ -86,6 +92,7 @@ def runs() -> list[Run]:
     add(FINALIST, (0, 1, 2), 90, 16, True)
     add("zeros 90, values 16, not trained", (0,), 90, 16, False)
     add("zeros 90", (0,), 90, None, False)
+    add("zeros 90, two more epochs", (0,), 90, None, True)
     add("zeros 0, values 16", (0,), 0, 16, True)
     for zeros, values in ((90, 8), (90, 4), (80, 16), (95, 16)):
         add(f"zeros {zeros}, values {values}", (0,), zeros, values, True)

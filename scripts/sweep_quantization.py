@@ -137,7 +137,10 @@ def mixed(variant: str, seed: int, state: Path) -> report.Record:
 def trained(
     name: str, scheme: Scheme | None, finalist: bool, variant: str, seed: int, state: Path
 ) -> report.Record:
-    """Trained with rounding; without a scheme, the dense control."""
+    """Trained with rounding; without a scheme, the dense control.
+
+    Where the variant says so, steps begin as those that learn and stay what they are.
+    """
     if scheme is None:
         tuned = fine_tune(folded(name, seed), seed, state, TRAINING)
         return final_record(
@@ -148,10 +151,15 @@ def trained(
             "dense",
             save=checkpoints.save_weights,
             keep=False,
+            name=name,
             epochs=TRAINING.epochs,
             lr=TRAINING.lr,
         )
     network = quantization.quantize(folded(name, seed), scheme, calibration())
+    if variant.endswith("fixed steps"):
+        for module in network.modules():
+            if isinstance(module, quantization.LearnedStep):
+                module.requires_grad_(False)
     tuned = fine_tune(network, seed, state, TRAINING)
     more = {"epochs": TRAINING.epochs, "lr": TRAINING.lr, "learned": scheme.learned}
     return record(tuned, name, variant, seed, "quantization-aware training", finalist, **more)
@@ -191,12 +199,19 @@ def runs() -> list[Run]:
     ]
     one = [("mixed, as 4 bits", 7.0, mixed, "resnet14")]
     for scheme in (
-        *(Scheme(8, 8), Scheme(3, 3), Scheme(2, 2), Scheme(1, 8)),
+        *(Scheme(8, 8), Scheme(6, 6), Scheme(3, 3), Scheme(2, 2), Scheme(1, 8)),
         *(Scheme(bits, bits, learned=True) for bits in (4, 3, 2)),
     ):
         steps = ", learned steps" if scheme.learned else ""
         variant = f"trained, weights {scheme.weight_bits}, activations {scheme.activation_bits}"
         one.append((variant + steps, 5.0, partial(trained, "resnet14", scheme, False), "resnet14"))
+    for bits in (3, 2):
+        variant = f"trained, weights {bits}, activations {bits}, fixed steps"
+        work = partial(trained, "resnet14", Scheme(bits, bits, learned=True), False)
+        one.append((variant, 5.0, work, "resnet14"))
+    one.append(
+        ("student dense, three epochs", 2.5, partial(trained, "student", None, False), "student")
+    )
     for bits in (8, 4):
         variant = f"student trained, weights {bits}, activations {bits}"
         work = partial(trained, "student", Scheme(bits, bits), False)
