@@ -360,7 +360,11 @@ names = ("alone", "no smoothing", "twice as long", "soft targets")
 table = [r for r in records if r.settings["variant"] in names]
 by = ("model", "technique", "settings.variant")
 columns = ("settings.variant", "settings.epochs", "accuracy", "parameters", "bytes")
-report.table(report.summarize(table, by=by), columns)
+report.table(
+    report.summarize(table, by=by),
+    columns,
+    caption="The student with and without a teacher.",
+)
 
 # %% [markdown]
 # (Where n is 1, only seed 0 was trained.) Is it a gain? Image by image, over the three seeds:
