@@ -392,7 +392,7 @@ for name, difference in gain.items():
 
 # %% [markdown]
 # In as many steps the teacher is worth half a point and a little: the interval, over images and seeds,
-# lies above zero. It is no matter of smoothing. But the last line is the one that papers leave out. The
+# lies above zero. It is no matter of smoothing. But the last line is one that papers often leave out. The
 # student that was trained alone for twice as long is as good, or better: one seed cannot say. So a
 # teacher makes a *step* worth more, and the same accuracy can be had without one. Where steps are what
 # is scarce (a large student, few pictures, pictures without labels) that is a lot; where they
