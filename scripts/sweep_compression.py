@@ -22,14 +22,14 @@ from sweeps import ROOT, Run, final_record, sweep, weights_file
 RECORDS = ROOT / "results" / "compression.jsonl"
 # The gradient of a shared value is the sum of those of thousands of weights.
 VALUES = replace(FINE_TUNE, epochs=2, lr=0.0002)
-MOST_USED = 90  # percent of zeros
+PRUNED_LONGER = 90  # percent of zeros: the finalist's
 
 
 def pruned(zeros: int, seed: int) -> nn.Module:
     """The baseline of a seed with so many percent zeros; 0 for the baseline itself."""
     if zeros == 0:
         return checkpoints.load("resnet14", seed)
-    longer = zeros == MOST_USED
+    longer = zeros == PRUNED_LONGER
     kept = weights_file(f"gradual {zeros}{' longer' if longer else ''}", seed)
     path = kept if kept.exists() else ROOT / "runs" / f"compression-pruned-{zeros}-{seed}"
     if not path.exists():
@@ -69,6 +69,7 @@ def compressed(
         keep=variant == FINALIST and seed == 0,
         kind="slim",
         zeros=zeros / 100,
+        pruning_epochs=0 if not zeros else (LONGER if zeros == PRUNED_LONGER else FINE_TUNE).epochs,
         values=values,
         epochs=VALUES.epochs if train else 0,
     )

@@ -86,6 +86,8 @@ def test_the_ends_are_those_of_the_computation_and_calls_may_have_keywords():
             return self.head(input=self.middle(self.stem(x)))
 
     quantized = q.quantize(HeadFirst(), q.Scheme(4, 3), images())
+    named = dict.fromkeys(("head", "unused", "stem", "middle"), 4)
+    assert type(q.quantize(HeadFirst(), q.Scheme(named, 3), images()).unused) is nn.Linear
     assert type(quantized.unused) is nn.Linear  # the network might read its weight by itself
     del quantized.unused
     bits = {n: m.weight_quantizer.bits for n, m in quantized.named_children()}

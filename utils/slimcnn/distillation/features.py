@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimcnn.distillation.losses import result_type
+
 # Names of modules: (in the student, in the teacher).
 Pair = tuple[str, str]
 
@@ -247,7 +249,7 @@ def _cosines(embeddings: Tensor) -> Tensor:
 
 def _single(features: Tensor) -> Tensor:
     """In float32 or better: squares of half precision overflow, and small lengths vanish."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+    return features.to(result_type(features))
 
 
 def _same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     _check_temperature(temperature)
     teacher, student = _precise(teacher_logits), _precise(student_logits)
     loss = temperature**2 * _divergence(teacher / temperature, student / temperature).mean()
-    return loss.to(_result_type(student_logits))
+    return loss.to(result_type(student_logits))
 
 
 def distillation_loss(
@@ -107,7 +107,7 @@ def decoupled_loss(
     target = _divergence(_target_or_not(teacher, labels), _target_or_not(student, labels))
     others = _divergence(_without_target(teacher, labels), _without_target(student, labels))
     loss = temperature**2 * (alpha * target + beta * others).mean()
-    return loss.to(_result_type(student_logits))
+    return loss.to(result_type(student_logits))
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ def _precise(logits: Tensor) -> Tensor:
     return logits.float() if logits.device.type == "mps" else logits.double()
 
 
-def _result_type(logits: Tensor) -> torch.dtype:
+def result_type(logits: Tensor) -> torch.dtype:
+    """Float32, or float64 for float64."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 

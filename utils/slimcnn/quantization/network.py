@@ -153,12 +153,12 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
     if not names:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs, order = _inputs(model, names, images)
-    names = [name for name in names if name in order]  # of others the network may read the weight
     at_end = {order[0], order[-1]} if scheme.ends is not None and order else set()
     given = scheme.weight_bits
     if isinstance(given, Mapping) and given.keys() != set(names):
         wrong = sorted(given.keys() ^ set(names))
         raise ValueError(f"weight_bits must name all layers and no others; look at {wrong}")
+    names = [name for name in names if name in order]  # of others the network may read the weight
     made_of: dict[int, nn.Module] = {}
     for name in names:
         layer = model.get_submodule(name)
