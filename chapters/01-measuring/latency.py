@@ -329,7 +329,9 @@ lonely = latency.measure({"network": run}, rounds=30)["network"]
 print(f"alone {lonely.median:.2f} ms, beside the copy {company.median:.2f} ms")
 
 # %% [markdown]
-# A latency belongs to its measurement; compare within one.
+# How far the two are apart depends on the caches, and on who else uses them: on a machine
+# with busy neighbors even the network "alone" is never alone. A latency belongs to its
+# measurement; compare within one.
 #
 # **Below** one, the process waited:
 
@@ -461,7 +463,6 @@ assert gain["ONNX Runtime"] > gain["eager PyTorch"], (
     "the student gains more in a runtime"
 )
 assert held_up["interrupted"].disturbed
-assert company.median > 1.1 * lonely.median, "company costs caches"
 assert (latency.LOWEST_CPU_WALL, latency.HIGHEST_CPU_WALL) == (0.9, 1.1)
 assert 0.9 < fair["old"].median / fair["new"].median < 1.1, "twins are equally fast"
 assert 0.5 < pytorch / ours < 2, "the two tools agree"

@@ -185,6 +185,21 @@ def test_the_smallest_way_is_taken(tmp_path):
     assert there_and_back(tmp_path, x=sparse) - empty < 7 * 110
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(3).to(torch.float8_e4m3fn), "x has numbers of torch.float8_e4m3fn"),
+        (torch.ones(3, device="meta"), "x is no plain tensor"),
+        (torch.eye(3).to_sparse(), "x is no plain tensor"),
+    ],
+    ids=["float8", "meta", "sparse"],
+)
+def test_tensors_that_no_file_takes(tmp_path, tensor, message):
+    with pytest.raises(SlimError, match=message):
+        save_slim(Holder(x=tensor), tmp_path / "h.slim")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_older_file_stays_if_saving_fails(tmp_path):
     path = tmp_path / "h.slim"
     save_slim(Holder(x=torch.ones(3)), path)

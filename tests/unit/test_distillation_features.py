@@ -173,6 +173,12 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda s: kd.angle_loss(s, others), (points,))
 
 
+def test_hints_need_regressors():
+    maps = [torch.randn(2, 3, 4, 4)]
+    with pytest.raises(RuntimeError, match="the regressors are not made yet; `build` them"):
+        kd.Hints([("a", "b")], 1.0)(maps, maps)
+
+
 @pytest.mark.parametrize(("loss", "least"), [(kd.distance_loss, 2), (kd.angle_loss, 3)])
 def test_what_relations_refuse(loss, least):
     with pytest.raises(ValueError, match=f"at least {least} images"):

@@ -46,6 +46,29 @@ def ranges(first, second):
     return own, torch.stack(theirs)
 
 
+def test_a_channel_that_is_its_bias_alone_is_not_raised():
+    model = chain()
+    with torch.no_grad():
+        model[0].weight[3].mul_(1e-6)
+        model[0].bias[3] = 2.0
+    x = torch.randn(4, 1, 12, 12, dtype=torch.float64)
+    with torch.no_grad():
+        made = q.equalize(model)
+        torch.testing.assert_close(made(x), model(x), atol=1e-12, rtol=1e-10)
+        assert made[0].bias[3] <= 2.0 and made[0](x)[:, 3].abs().max() <= 2.1
+
+
+@pytest.mark.parametrize("place", [2, 3, 5])
+def test_layers_beside_a_hook_stay(place):
+    model = chain()
+    model[place].register_forward_hook(lambda module, inputs, output: output + 1)
+    made = q.equalize(model)
+    x = torch.randn(4, 1, 12, 12, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), model(x), atol=1e-12, rtol=1e-10)
+    assert not torch.equal(made[9].weight, model[9].weight), "others are equalized"
+
+
 def test_the_function_stays_and_ranges_become_even():
     model = chain()
     before = copy.deepcopy(model.state_dict())

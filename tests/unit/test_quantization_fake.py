@@ -119,6 +119,11 @@ def test_bits_are_checked(bits):
             make()
 
 
+def test_the_way_to_a_range_is_checked():
+    with pytest.raises(ValueError, match="range is 'best'; allowed are 'min-max', 'percentile'"):
+        q.WeightQuantizer(8, range="best")
+
+
 def test_infinity_is_clipped_and_gets_no_gradient():
     quantizer = q.affine_quantizer(torch.tensor(-1.0), torch.tensor(1.0), 8)
     x = torch.tensor([math.inf, -math.inf, 0.5], requires_grad=True)

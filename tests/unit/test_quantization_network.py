@@ -230,6 +230,10 @@ def test_what_quantize_refuses():
     masked = masking.apply_masks(network(), {"0.weight": torch.ones(4, 1, 3, 3).bool()})
     with pytest.raises(ValueError, match="weight of '0' is computed from other tensors"):
         q.quantize(masked, q.Scheme(), images())
+    hooked = network()
+    hooked[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match="'0' has hooks, which would be lost; remove them"):
+        q.quantize(hooked, q.Scheme(), images())
 
 
 def test_a_layer_whose_weight_the_network_reads_itself_stays():

@@ -75,6 +75,11 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something watches or changes what goes into a module or comes out of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name; one with several names is there once."""
     return dict([*model.named_parameters(), *model.named_buffers()])

@@ -42,17 +42,18 @@ def save_slim(model: nn.Module, path: Path | str) -> int:
         The size of the file in bytes.
 
     Raises:
-        SlimError: nearly everything in a large network is zero, so that the file would ask for a
-            thousand times its own size.
+        SlimError: a tensor has no numbers in memory (meta) or is sparse, or has numbers of a type
+            that NumPy does not know, such as float8; or nearly everything in a large network is
+            zero, so that the file would ask for a thousand times its own size.
 
     Chapter 6, Quantization: weight sharing.
     """
     path = Path(path)
-    state = {name: tensor.detach().cpu() for name, tensor in _sorted_state(model).items()}
+    state = _sorted_state(model)
     header = {"names": _fingerprint(state)} | _architecture(model)
     text = json.dumps(header, separators=(",", ":")).encode()
     content = MAGIC + struct.pack("<BI", VERSION, len(text)) + text
-    content += b"".join(smallest_block(tensor) for tensor in state.values())
+    content += b"".join(_block(name, tensor) for name, tensor in state.items())
     content += hashlib.blake2b(content, digest_size=_CHECKSUM).digest()
     _check_size(state, len(content))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,15 @@ def save_slim(model: nn.Module, path: Path | str) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return len(content)
+
+
+def _block(name: str, tensor: Tensor) -> bytes:
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise SlimError(f"{name} is no plain tensor with its numbers in memory")
+    try:
+        return smallest_block(tensor.detach().cpu())
+    except TypeError as error:  # of NumPy
+        raise SlimError(f"{name} has numbers of {tensor.dtype}, which no file takes") from error
 
 
 def load_slim(path: Path | str, model: nn.Module | None = None) -> nn.Module:

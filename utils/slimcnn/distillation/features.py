@@ -131,7 +131,13 @@ class Hints(FeatureLoss):
         self.regressors = nn.ModuleList(nn.Conv2d(s.shape[1], t.shape[1], 1) for s, t in pairs)
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean squared error of the regressor."""
+        """Mean squared error of the regressor.
+
+        Raises:
+            RuntimeError: there are no regressors yet.
+        """
+        if not hasattr(self, "regressors"):
+            raise RuntimeError("the regressors are not made yet; `build` them, as `distill` does")
         student, teacher = _same_size(self.regressors[index](student), teacher)
         return F.mse_loss(student, teacher)
 

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from slimcnn.tracing import has_hooks
+
 # A number, or (r_out, r_in) for "tucker2".
 Rank = int | tuple[int, int]
 
@@ -171,6 +173,6 @@ def why_not(layer: nn.Module) -> str | None:
         return f"its weight is {weight.dtype}, and real floating-point numbers are needed"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"it has {layer.groups} groups; each filter sees few channels already"
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if has_hooks(layer):
         return "it has hooks, which would be lost; remove them first"
     return None

@@ -11,12 +11,16 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from slimcnn.quantization.graphs import trace
+from slimcnn.tracing import has_hooks
 
 _LAYERS = (nn.Conv2d, nn.Linear)
 # s · f(x) = f(s · x) for every s > 0 and channel: what may stand between two layers.
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, *_POOLS)
 _ROUNDS, _ENOUGH = 200, 1e-4
+# A channel with smaller weights than this share of the layer's largest is its bias, nearly. Raised
+# to the range of others it would have a bias that ruins the range of the activations.
+_SMALLEST_SHARE = 1e-3
 
 
 def equalize(model: nn.Module) -> nn.Module:
@@ -38,7 +42,8 @@ def equalize(model: nn.Module) -> nn.Module:
             those beside a ReLU6 or a function too.
 
     Returns:
-        The copy, in eval mode.
+        The copy, in eval mode. Channels of which hardly more than the bias is there are not raised,
+        layers with hooks stay as they are.
 
     Raises:
         ValueError: the network cannot be traced.
@@ -66,6 +71,8 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
         layer = layer_of.get(node)
         if type(layer) not in _LAYERS or calls[layer] > 1 or parametrize.is_parametrized(layer):
             return False
+        if has_hooks(layer):
+            return False
         names = {f"{module_at[node]}.{name}" for name in ("weight", "bias")}
         alone = all(owners[id(p)] == 1 for p in layer.parameters()) and not names & read
         return alone and (isinstance(layer, nn.Linear) or layer.padding_mode == "zeros")
@@ -75,7 +82,7 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
         following, between = node, []
         while len(following.users) == 1:
             (following,) = following.users
-            if type(layer_of.get(following)) not in _HOMOGENEOUS:
+            if type(layer_of.get(following)) not in _HOMOGENEOUS or has_hooks(layer_of[following]):
                 break
             between.append(layer_of[following])
         if following is not node and fits(following):
@@ -113,7 +120,8 @@ def _equalize_(first: nn.Module, second: nn.Module) -> float:
     before = first.weight.abs().flatten(1).amax(1)
     after = by_group.abs().movedim(2, 1).flatten(2).amax(2).flatten()
     scale = before.sqrt() / after.sqrt()
-    scale = torch.where((before > 0) & (after > 0), scale, torch.ones_like(scale))
+    raised = (scale < 1) & (before < _SMALLEST_SHARE * before.max())
+    scale = torch.where((before > 0) & (after > 0) & ~raised, scale, torch.ones_like(scale))
     first.weight.div_(_along(scale, first.weight))
     if first.bias is not None:
         first.bias.div_(scale)

@@ -63,11 +63,17 @@ class WeightQuantizer(nn.Module):
         bits: 2 to 16.
         axis: of the channels that have a scale each; None for one scale.
         range: "min-max", "percentile" (99.9) or "mse".
+
+    Raises:
+        ValueError: the bits are out of range, or there is no such way to a range.
     """
 
     def __init__(self, bits: int, axis: int | None = 0, range: str = "min-max"):
         super().__init__()
         check_bits(bits)
+        if range not in WEIGHT_RANGES:
+            allowed = ", ".join(map(repr, WEIGHT_RANGES))
+            raise ValueError(f"range is {range!r}; allowed are {allowed}")
         self.bits, self.axis, self.range = bits, axis, range
 
     def quantizer(self, weight: Tensor) -> Quantizer:
@@ -162,6 +168,23 @@ class ActivationQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
+
+
+class BiasQuantizer(nn.Module):
+    """A bias in whole units of its layer's sums: scale of the weights · scale of the inputs.
+
+    Args:
+        input_quantizer: of what the layer reads.
+    """
+
+    def __init__(self, input_quantizer: nn.Module):
+        super().__init__()
+        self.input_quantizer = input_quantizer
+
+    def forward(self, bias: Tensor, weight_quantizer: nn.Module, weight: Tensor) -> Tensor:
+        _, scale = weight_quantizer.integers(weight)
+        scale = scale.detach().double() * self.input_quantizer.quantizer().scale.double()
+        return (round_through(bias.double() / scale) * scale).to(bias.dtype)
 
 
 class SettledQuantizer(nn.Module):

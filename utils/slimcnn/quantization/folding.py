@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-from slimcnn.tracing import ModelInput, example_inputs, tensors, undisturbed
+from slimcnn.tracing import ModelInput, example_inputs, has_hooks, tensors, undisturbed
 
 _LAYERS = (
     nn.Conv1d,
@@ -95,7 +95,7 @@ def _pairs(model: nn.Module, input_shape: ModelInput) -> list[tuple[nn.Module, n
 
     handles = []
     for module in model.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module):
             continue  # they may do anything to what goes in or comes out
         # not one whose weight is computed anew in each pass (old weight norm, spectral norm)
         if type(module) in _LAYERS and module._parameters.get("weight") is not None:

@@ -24,7 +24,7 @@ from slimcnn.quantization.fake import (
     WeightQuantizer,
 )
 from slimcnn.quantization.ranges import Range, kl_range, min_max_range, mse_range, percentile_range
-from slimcnn.tracing import undisturbed
+from slimcnn.tracing import has_hooks, undisturbed
 
 RangeName = Literal["min-max", "percentile", "mse", "kl"]
 RANGES: dict[str, Callable[[Tensor, int], Range]] = {
@@ -90,18 +90,23 @@ class QuantizedLayer(nn.Module):
     Attributes:
         layer: the layer itself, with the weight as it is trained.
         weight_quantizer, input_quantizer: modules; an `nn.Identity` does nothing.
+        bias_quantizer: None, or a `BiasQuantizer` (after `place_quantizers`).
     """
 
     layer: nn.Conv2d | nn.Linear
+    bias_quantizer: nn.Module | None
 
     def __init__(self, layer: nn.Module, weight_quantizer: nn.Module, input_quantizer: nn.Module):
         super().__init__()
         self.layer = layer
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+        self.bias_quantizer = None
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight_quantizer(self.layer.weight)
-        return apply_layer(self.layer, self.input_quantizer(input), weight, self.layer.bias)
+        weight, bias = self.weight_quantizer(self.layer.weight), self.layer.bias
+        if self.bias_quantizer is not None and bias is not None:
+            bias = self.bias_quantizer(bias, self.weight_quantizer, self.layer.weight)
+        return apply_layer(self.layer, self.input_quantizer(input), weight, bias)
 
 
 def apply_layer(
@@ -131,8 +136,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
         The copy, in eval mode.
 
     Raises:
-        ValueError: there are no images, or no layers; a layer's weight is parametrized; bits are
-            given by other names than those of the layers.
+        ValueError: there are no images, or no layers; a layer has hooks, or its weight is
+            parametrized; bits are given by other names than those of the layers.
 
     Chapter 6, Quantization: calibration, training.
     """
@@ -147,6 +152,8 @@ def quantize(model: nn.Module, scheme: Scheme, images: Tensor) -> nn.Module:
                 " (slimcnn.masking.finalize)"
             )
         if type(module) in (nn.Conv2d, nn.Linear):
+            if has_hooks(module):
+                raise ValueError(f"{name!r} has hooks, which would be lost; remove them first")
             names.append(name)
     if "" in names:
         raise ValueError("the network is a layer itself; put it into an nn.Sequential")

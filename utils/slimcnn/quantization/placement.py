@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from slimcnn.data import normalize
-from slimcnn.quantization.fake import ActivationQuantizer
+from slimcnn.quantization.fake import ActivationQuantizer, BiasQuantizer
 from slimcnn.quantization.graphs import (
     is_call,
     is_move,
@@ -22,6 +22,7 @@ from slimcnn.quantization.graphs import (
     is_selection,
     module_of,
     readers,
+    source_of,
     trace,
 )
 from slimcnn.quantization.network import RANGES, QuantizedLayer, RangeName
@@ -43,7 +44,9 @@ def place_quantizers(
     A tensor that a `QuantizedLayer` reads keeps the quantizer of that layer (of the first one, if
     there are several); all others get one of their own, those of which a layer reads a part with
     the layer's bits. A ReLU or a batch norm that alone reads what a layer or a sum gives is part of
-    it, and the quantizer comes after it. What only the network's outputs need is not quantized.
+    it, and the quantizer comes after it. What only the network's outputs need is not quantized. A
+    bias is rounded to the unit of its layer's sums; not in a layer that reads tensors of several
+    quantizers, since each has another unit.
 
     Args:
         network: from `quantize`, with one input; it is not changed.
@@ -78,8 +81,7 @@ def place_quantizers(
     for node in list(graph.graph.nodes):
         if node in ranges.found and _is_stored(graph, node):
             _place_(graph, node, ranges.found[node])
-    for layer in layers:
-        graph.get_submodule(layer.target).input_quantizer = nn.Identity()
+    _quantize_biases_(graph, layers)
     graph.graph.lint()
     graph.recompile()
     return graph.eval()
@@ -176,6 +178,22 @@ def _bits(graph: fx.GraphModule, node: fx.Node, otherwise: int) -> int:
             if found:
                 return found
     return otherwise
+
+
+def _quantize_biases_(graph: fx.GraphModule, layers: list[fx.Node]) -> None:
+    """Each layer leaves its input to the quantizer in front of it, and rounds its bias by it."""
+    read: dict[QuantizedLayer, dict[nn.Module, None]] = {}
+    for node in layers:
+        source = source_of(node)
+        while is_move(graph, source):
+            source = source_of(source)
+        if is_quantizer(source):
+            read.setdefault(module_of(graph, node), {})[module_of(graph, source)] = None
+    for node in layers:
+        module_of(graph, node).input_quantizer = nn.Identity()
+    for layer, quantizers in read.items():
+        if len(quantizers) == 1 and not isinstance(layer.weight_quantizer, nn.Identity):
+            layer.bias_quantizer = BiasQuantizer(*quantizers)
 
 
 def _place_(graph: fx.GraphModule, node: fx.Node, found: Any) -> None:
