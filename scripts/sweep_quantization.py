@@ -123,10 +123,14 @@ def learned_rounding(network: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def mixed(variant: str, seed: int, state: Path) -> report.Record:
-    """As many bytes as with 4 bits everywhere, spent where they help most; rounding learned."""
+    """As many bytes as 4 bits, ends 8, spent where they help most; rounding learned."""
     model, images = folded("resnet14", seed), calibration()
-    damages = quantization.damages(model, data.load("validation").subset(2000), CANDIDATE_BITS)
-    budget = sum(quantization.weight_bytes(model.get_submodule(n), 4) for n in damages)
+    damages = quantization.damages(model, data.load("train").subset(2000), CANDIDATE_BITS)
+    ends = (next(iter(damages)), next(reversed(damages)))
+    budget = sum(
+        quantization.weight_bytes(model.get_submodule(name), 8 if name in ends else 4)
+        for name in damages
+    )
     bits = quantization.allocate_bits(model, damages, budget)
     network = quantization.quantize(model, Scheme(bits, 8), images)
     network = learned_rounding(network, model)
