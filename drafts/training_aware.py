@@ -89,8 +89,9 @@ for name, model in (("resnet14", resnet), ("student", student)):
 # Train the network *as it will be*: rounded in the forward pass. But the derivative of a staircase
 # is zero wherever it exists. A weight's gradient is the gradient of its rounded value times that
 # zero, and nothing moves. The **straight-through estimator** {cite:p}`bengio2013estimating` puts
-# another derivative in its place, that of a ramp: 1 as long as the rounded integer exists, which is
-# half a step beyond the ends of the range, and 0 further out, where values are clipped.
+# another derivative in its place: 1, as if nothing were rounded. Where values are clipped, 0 has
+# proved better {cite:p}`hubara2016binarized`. Together that is the derivative of a ramp: 1 as long
+# as the rounded integer exists, which is half a step beyond the ends of the range, and 0 further out.
 
 # %%
 x = torch.linspace(-1.5, 1.5, 601, requires_grad=True)
@@ -242,10 +243,17 @@ torch.testing.assert_close(
 # %% [markdown]
 # ### One bit
 #
-# At one bit there are two levels, $\pm\alpha$, and no zero: $\hat{w}_i = \alpha
-# \operatorname{sign}(w_i)$. Which $\alpha$ is nearest to the weights of a filter? The error is
+# At one bit there are two levels and no zero:
+#
+# $$
+# \hat{w}_i = \alpha \operatorname{sign}(w_i) .
+# $$ (eq-binary)
+#
+# Which $\alpha$ is nearest to the weights of a filter? The error is
 # $\sum_i (|w_i| - \alpha)^2$, and the number with the least sum of squared distances is the mean:
-# $\alpha$ is the mean of $|w_i|$ {cite:p}`rastegari2016xnor`. The package does it for each filter:
+# $\alpha$ is the mean of $|w_i|$ {cite:p}`rastegari2016xnor`. Backwards, $\hat{w}_i$ gives its
+# gradient to $w_i$, straight through, as long as $|w_i| \le 1$: a weight further out has decided, and
+# would drift away from zero for nothing. The package takes one $\alpha$ for each filter:
 
 
 # %%
@@ -472,7 +480,7 @@ print(
 
 # %% [markdown]
 # PyTorch's library for the same is torchao: its PT2E flow inserts fake quantizers as ours do, and
-# lowers the network to a backend. And a network that is not ours, on images of noise of three
+# lowers the network to a backend; the lesson before has its row of eight bits. And a network that is not ours, on images of noise of three
 # brightnesses, just to see that the loss falls: torchvision's MobileNetV3, whose gates multiply
 # whole channels and whose activation, hard swish, is a ReLU with rounded corners. (Training it from
 # new weights needs its batch norms, so we do not fold them.)
@@ -565,6 +573,21 @@ few_bits.step_gradient(step_gradient)
 # many steps to come back. With gradient 0 it stays where it is; decay, or a larger step, brings it
 # back. (With
 # a range that follows the largest weight, nothing is clipped, and the question does not arise.)
+# ```
+#
+# ```{exercise}
+# :label: ex-aware-alpha
+# In {eq}`eq-binary` $\alpha$ depends on the weights, too, and straight through we have left that
+# out. Let $g_j$ be the gradient of $\hat{w}_j$. What would the chain rule through $\alpha$ add to the
+# gradient of $w_i$, of $n$ weights in the filter?
+# ```
+#
+# ```{solution} ex-aware-alpha
+# :class: dropdown
+# $\partial \alpha / \partial w_i = \operatorname{sign}(w_i) / n$, and the loss moves with
+# $\alpha$ by $\sum_j g_j \operatorname{sign}(w_j)$. Their product is added: the same for all weights
+# of the filter, up to their sign. It makes the whole filter larger or smaller, which a batch norm
+# behind it undoes; no weight changes sides by it alone.
 # ```
 #
 # ```{exercise}

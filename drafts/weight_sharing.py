@@ -311,7 +311,8 @@ words = coding.huffman.code_words(example)
 print([f"{word:0{n}b}" for word, n in zip(words, example, strict=True)])
 
 # %% [markdown]
-# Reading is collecting bits until they are a word:
+# Reading is collecting bits until they are a word. The last byte is filled up with zeros, and zeros
+# may be a word, too: so a reader has to know how many symbols there are.
 
 
 # %%
@@ -440,7 +441,13 @@ for name, made in (("quantiles", uniform), ("k-means", skewed)):
 # %% [markdown]
 # **Smaller is not faster.** The file is decoded into the same float32 tensors as before, and the
 # network takes as many MACs. What is gained is the way to the phone, and its storage.
-#
+
+# %% tags=["nbval-check-output"]
+as_read = metrics.count_macs(coding.load_slim(path, final), (1, 1, 28, 28))
+print(f"{as_read:,} MACs, at first {metrics.count_macs(dense, (1, 1, 28, 28)):,}")
+assert as_read == metrics.count_macs(dense, (1, 1, 28, 28))
+
+# %% [markdown]
 # **A damaged file** must not become a bad network. One bit of it flipped:
 
 # %%

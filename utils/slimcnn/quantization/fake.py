@@ -1,8 +1,9 @@
 """Quantizers to train with: rounded forwards, as if nothing were rounded backwards.
 
 Rounding has a derivative of zero almost everywhere, so that nothing could be learned through it.
-The *straight-through estimator* takes 1 instead, inside the range, and 0 where values are clipped
-(Bengio et al., 2013, arXiv:1308.3432). Chapter 6 (Quantization: training).
+The *straight-through estimator* takes 1 instead (Bengio et al., 2013, arXiv:1308.3432); 0 where
+values are clipped came later (Hubara et al., 2016, arXiv:1602.02830). Chapter 6 (Quantization:
+training).
 """
 
 from collections.abc import Callable
