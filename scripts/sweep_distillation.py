@@ -204,7 +204,7 @@ def runs() -> list[Run]:
     add("decoupled", one, 11, partial(ours, loss=decoupled))
     add("itself", one, 9, partial(taught, itself, "student, no smoothing", loss=soft))
     other = partial(taught, partial(trained_teacher, OTHER), OTHER, loss=SOFT[OTHER])
-    add("other teacher", one, 11, other)
+    add("other teacher", three, 11, other)
     add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=soft))
     for start, minutes in (("channels L1 25", 2), ("gradual 90", 6.5), (TWO_BITS, 5)):
         ways = {"with teacher": TEACHER, "without teacher": None}
