@@ -41,6 +41,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["imports"]
 import copy
+from itertools import product
 
 import matplotlib.pyplot as plt
 import torch
@@ -511,14 +512,15 @@ for record in [r for r in records if r.technique == "recovery"]:
     print(f"{record.settings['variant']:34} {record.accuracy:.2f} %")
 
 # %% [markdown]
-# The difference that the teacher makes, image by image. In the last line it is the small network's own
-# *ancestor*: the smoothed network from which it was pruned, at its best $T = 1$.
+# The difference that the teacher makes, image by image. The small network's own *ancestor* is the
+# smoothed network from which it was made, at its best $T = 1$.
 
 # %%
 recovered = {}
-taught_ones = [f"{start}, with teacher" for start in (*pruned_ones, "2-bit weights")]
-for name in (*taught_ones, "channels L1 25, with its ancestor"):
-    start, _, how = name.rpartition(", ")
+for start, how in product(
+    (*pruned_ones, "2-bit weights"), ("with teacher", "with its ancestor")
+):
+    name = f"{start}, {how}"
     recovered[start, how] = difference(name, f"{start}, without teacher")
     print(f"{name:34} {recovered[start, how]}")
 

@@ -207,9 +207,7 @@ def runs() -> list[Run]:
     add("other teacher", three, 11, other)
     add("wide teacher", one, 40, partial(taught, wide_teacher, "resnet14, width 1.5", loss=soft))
     for start, minutes in (("channels L1 25", 2), ("gradual 90", 6.5), (TWO_BITS, 5)):
-        ways = {"with teacher": TEACHER, "without teacher": None}
-        if start.startswith("channels"):
-            ways["with its ancestor"] = OTHER
+        ways = {"with teacher": TEACHER, "without teacher": None, "with its ancestor": OTHER}
         for way, teacher in ways.items():
             work = partial(recovered, start, teacher)
             add(f"{start}, {way}", one, minutes + 2 * bool(teacher), work, "resnet14")
