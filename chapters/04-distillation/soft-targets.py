@@ -734,7 +734,7 @@ distilling.soft_gradient(soft_gradient)
 #
 # ## Where next
 #
-# - Next in this chapter: teaching by what lies inside the networks, and students that were pruned.
-# - [Next chapter](../05-low-rank/matrices.ipynb): weights as matrices and tensors of low rank.
+# - [Next lesson](features.ipynb): teaching by what lies inside the networks, and students that were
+#   pruned.
 # - {cite:t}`hinton2015distilling`: nine pages, and the origin of the temperature and of $T^2$.
 # - {cite:t}`beyer2022knowledge`: what it takes on ImageNet, told without a new method.
