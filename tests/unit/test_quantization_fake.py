@@ -119,6 +119,22 @@ def test_bits_are_checked(bits):
             make()
 
 
+@pytest.mark.parametrize("pushed", [-0.25, 0.0])
+def test_a_step_below_zero_counts_by_its_size(pushed):
+    weight = torch.tensor([-1.0, -0.3, 0.1, 0.6])
+    learned, same = (q.LearnedStep(2, weight, 4) for _ in range(2))
+    learned.step.data.fill_(pushed)
+    same.step.data.fill_(max(abs(pushed), 1e-12))
+    torch.testing.assert_close(learned(weight), same(weight))
+    integers, scale = learned.integers(weight)
+    torch.testing.assert_close(integers * scale, learned(weight).detach())
+    assert learned.quantizer().scale > 0
+    gradients = (torch.autograd.grad(s(weight).sum(), s.step)[0] for s in (learned, same))
+    a, b = gradients
+    if pushed:
+        torch.testing.assert_close(a, -b)
+
+
 def test_the_way_to_a_range_is_checked():
     with pytest.raises(ValueError, match="range is 'best'; allowed are 'min-max', 'percentile'"):
         q.WeightQuantizer(8, range="best")

@@ -217,7 +217,8 @@ class LearnedStep(nn.Module):
         ∂x̂/∂s = round(x/s) − x/s   inside the range, and low or high where x is clipped.
 
     The gradient of s is multiplied by 1/√(N · high), N numbers a step, so that steps learn as fast
-    as weights. Esser et al., 2020, arXiv:1902.08153; chapter 6, Quantization: training.
+    as weights. A step that training has pushed below zero counts by its size. Esser et al., 2020,
+    arXiv:1902.08153; chapter 6, Quantization: training.
 
     Args:
         bits: 2 to 16.
@@ -239,9 +240,12 @@ class LearnedStep(nn.Module):
         step = 2 * first.detach().abs().mean() / sqrt(self.high)
         self.step = nn.Parameter(step if step > 0 else torch.ones_like(step))
 
+    def _size(self) -> Tensor:
+        return self.step.abs().clamp(min=_TINY)
+
     def quantizer(self) -> Quantizer:
         """The present one."""
-        step = self.step.detach().float()
+        step = self._size().detach().float()
         return Quantizer(step, torch.zeros_like(step, dtype=torch.int32), self.low, self.high)
 
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +255,8 @@ class LearnedStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         share = 1 / sqrt(self.numbers * self.high)
-        step = self.step * share + (self.step - self.step * share).detach()
+        size = self._size()
+        step = size * share + (size - size * share).detach()
         return round_through((x / step).clamp(self.low, self.high)) * step
 
     def extra_repr(self) -> str:
