@@ -448,8 +448,8 @@ print(f"unsmoothed teacher - smoothed teacher: {lost}")
 # %% [markdown]
 # So even a smoothed teacher is worth something: its gain over labels is smaller, and lies above zero. The
 # unsmoothed one may be worth a little more, but three seeds cannot tell: the last interval holds zero.
-# The choice above, which put half a point between the two, was made on one seed of six epochs, and
-# by the best of several points.
+# The choice above, which put more than a point between the two, was made on one seed of six epochs,
+# on the best of several points.
 
 # %% [markdown]
 # **The cache that teaches the wrong thing.** A teacher gives the same answer each time, so why
