@@ -573,9 +573,8 @@ for mine, other in tried:
     x, y = x - x.mean(0), y - y.mean(0)
     rest = y - x @ torch.linalg.lstsq(x, y).solution
     share[mine, other] = 1 - (rest.square().sum() / y.square().sum()).item()
-    print(
-        f"{mine} explains {100 * share[mine, other]:.0f} % of {other}, {size[0]} x {size[1]}"
-    )
+    grid = f"{size[0]} x {size[1]}"
+    print(f"{mine} explains {100 * share[mine, other]:.0f} % of {other}, {grid}")
 
 # %% [markdown]
 # Compare the two lines of `stage2`, the same maps on the same grid. The student's last block, which is
