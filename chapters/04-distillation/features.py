@@ -17,7 +17,7 @@
 # [Pruning channels](../02-pruning/structured.ipynb). Symbols are on the
 # [notation page](../../book/notation.md).
 #
-# **Time** 40 minutes to read, about a minute to run on a CPU.
+# **Time** 40 minutes to read, half a minute to run on a CPU.
 
 # %% tags=["setup", "hide-input"]
 # Colab only: install the book's package; torch, torchvision, numpy stay as they are.
@@ -72,7 +72,8 @@ _ = torch.manual_seed(0)
 records = report.load_records("distillation")
 baseline = [r for r in records if r.settings["variant"] in ("alone", "soft targets")]
 by = ("model", "technique", "settings.variant")
-report.table(report.summarize(baseline, by=by))
+columns = ("settings.variant", "accuracy")
+report.table(report.summarize(baseline, by=by), columns)
 
 # %% [markdown]
 # ## The idea
@@ -415,7 +416,6 @@ for name, distance in apart.items():
 # %%
 ours = ("soft targets", "attention", "hints", "relations", "decoupled")
 chosen = [r for r in records if r.settings["variant"] in ours]
-columns = ("settings.variant", "accuracy")
 report.table(
     report.summarize(chosen, by=by),
     columns,
@@ -452,8 +452,8 @@ for name, gain in added.items():
 # %% [markdown]
 # Not one of the four has been shown to add anything here: every interval holds zero, that of attention
 # after three seeds. What the maps could say is perhaps in the answers already. (No weight was tuned,
-# and a choice on validation might find a little.) Before you take over a feature loss with its code and its memory, ask
-# for this line.
+# and a choice on validation might find a little.) Before you take over a feature loss with its code and
+# its memory, ask for such a line.
 #
 # ### Other teachers
 #
@@ -534,9 +534,9 @@ for start, how in product(
 # One row is at chance: with the teacher at $T = 4$ the training of the two-bit network has *diverged*.
 # Its learning rate was chosen for labels alone, and with two bits the steps between levels learn as well
 # (chapter 6); with its ancestor it went well. That is no verdict on teachers, but a warning: a new loss
-# needs its own learning rate. Of the others not one interval lies above zero. With their ancestors, both pruned networks lean to the
-# better side by two tenths of a point; with the other teacher they hardly lean. What has
-# helped them more is time: chapter 2's longer schedule, 18 epochs instead of 6 and 6 again, is above
+# needs its own learning rate. Of the others not one interval lies above zero. With their ancestors, both
+# pruned networks lean to the better side by two tenths of a point; with the other teacher they hardly
+# lean. What has helped them more is time: chapter 2's longer schedule, 18 epochs instead of 6 and 6 again, is above
 # all of these rows. So in these short trainings a teacher is no remedy; try your network's ancestor,
 # beside the control. (The intervals are those of one seed: they speak of these networks, not of the
 # recipe.)
