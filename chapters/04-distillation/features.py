@@ -533,11 +533,11 @@ for start, how in product(
 # %% [markdown]
 # One row is at chance: with the teacher at $T = 4$ the training of the two-bit network has *diverged*.
 # Its learning rate was chosen for labels alone, and with two bits the steps between levels learn as well
-# (chapter 6); with its ancestor it went well. That is no verdict on teachers, but a warning: a new loss
-# needs its own learning rate. Of the others not one interval lies above zero. With their ancestors, both
-# pruned networks lean to the better side by two tenths of a point; with the other teacher they hardly
-# lean. What has helped them more is time: chapter 2's longer schedule, 18 epochs instead of 6 and 6 again, is above
-# all of these rows. So in these short trainings a teacher is no remedy; try your network's ancestor,
+# (chapter 6); with its ancestor it went well. We have not looked for a rate at which it would not
+# diverge, so that this row is no verdict on teachers. Of the others not one interval lies above zero.
+# With their ancestors, both pruned networks lean to the better side by two tenths of a point; with the
+# other teacher they hardly lean. What has helped them more is time: chapter 2's longer schedule, 18
+# epochs instead of 6 and 6 again, is above all of these rows. So in these short trainings a teacher is no remedy; try your network's ancestor,
 # beside the control. (The intervals are those of one seed: they speak of these networks, not of the
 # recipe.)
 #
@@ -664,9 +664,8 @@ for mine, other in foreign:
 # ```{admonition} What changes at ImageNet scale
 # :class: note
 # {cite:t}`zhao2022decoupled` report 71.70 % for a ResNet-18 taught by a ResNet-34 with the
-# decoupled loss, 70.66 % with plain soft targets, 69.75 % alone. With a thousand classes there is
-# more to say about the other ones. Feature losses cost memory: copies of the tapped maps of both
-# networks.
+# decoupled loss, 70.66 % with plain soft targets, 69.75 % alone. Feature losses cost memory: copies
+# of the tapped maps of both networks.
 # ```
 #
 # ## Paper and us

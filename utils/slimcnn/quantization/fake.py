@@ -184,8 +184,8 @@ class BiasQuantizer(nn.Module):
 
     def forward(self, bias: Tensor, weight_quantizer: nn.Module, weight: Tensor) -> Tensor:
         _, scale = weight_quantizer.integers(weight)
-        scale = scale.detach().double() * self.input_quantizer.quantizer().scale.double()
-        return (round_through(bias.double() / scale) * scale).to(bias.dtype)
+        scale = scale.detach() * self.input_quantizer.quantizer().scale
+        return (round_through(at_least_single(bias) / scale) * scale).to(bias.dtype)
 
 
 class SettledQuantizer(nn.Module):
