@@ -4,7 +4,8 @@
     python scripts/sweep_compression.py --list      say what is there and what is missing
 
 Starts from gradual pruning as in scripts/sweep_pruning.py (90 % zeros with its longer recipe),
-folds the batch norms, lets weights share values and trains these. Appends one record a run to
+folds the batch norms, lets weights share values and trains these, and rounds what is left of real
+numbers, codebooks and biases, to float16. Appends one record a run to
 results/compression.jsonl, predictions to results/compression-predictions.safetensors, and keeps the
 file of the finalist's seed 0. What is measured is what the file gives back.
 """
@@ -41,7 +42,13 @@ def pruned(zeros: int, seed: int) -> nn.Module:
 
 
 def compressed(
-    zeros: int, values: int | None, train: bool, variant: str, seed: int, state: Path
+    zeros: int,
+    values: int | None,
+    train: bool,
+    halves: bool,
+    variant: str,
+    seed: int,
+    state: Path,
 ) -> report.Record:
     """Pruned, folded, with so many values a layer (None: all its own), from the file."""
     network = quantization.fold_batch_norm(pruned(zeros, seed))
@@ -56,7 +63,8 @@ def compressed(
         network = fine_tune(network, seed, state, VALUES)
     path = ROOT / "runs" / "compressed.slim"
     path.parent.mkdir(exist_ok=True)
-    coding.save_slim(pruning.finalize(network), path)
+    network = pruning.finalize(network)
+    coding.save_slim(network.half().float() if halves else network, path)
     stored = coding.load_slim(path, quantization.fold_batch_norm(models.build("resnet14")))
     path.unlink()
     return final_record(
@@ -72,10 +80,11 @@ def compressed(
         pruning_epochs=0 if not zeros else (LONGER if zeros == PRUNED_LONGER else FINE_TUNE).epochs,
         values=values,
         epochs=VALUES.epochs if train else 0,
+        halves=halves,
     )
 
 
-FINALIST = "zeros 90, values 16"
+FINALIST = "zeros 90, values 16, halves"
 
 
 def runs() -> list[Run]:
@@ -83,14 +92,20 @@ def runs() -> list[Run]:
     found = []
 
     def add(
-        variant: str, seeds: tuple[int, ...], zeros: int, values: int | None, train: bool
+        variant: str,
+        seeds: tuple[int, ...],
+        zeros: int,
+        values: int | None,
+        train: bool,
+        halves: bool = False,
     ) -> None:
         for seed in seeds:
             minutes = (2.5 if train else 0.5) + (14 if zeros and seed else 0)
-            work = partial(compressed, zeros, values, train, variant, seed)
+            work = partial(compressed, zeros, values, train, halves, variant, seed)
             found.append(Run(variant, seed, minutes, work))
 
-    add(FINALIST, (0, 1, 2), 90, 16, True)
+    add(FINALIST, (0, 1, 2), 90, 16, True, halves=True)
+    add("zeros 90, values 16", (0, 1, 2), 90, 16, True)
     add("zeros 90, values 16, not trained", (0,), 90, 16, False)
     add("zeros 90", (0,), 90, None, False)
     add("zeros 90, two more epochs", (0,), 90, None, True)
