@@ -48,7 +48,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from slimcnn import checkpoints, data, latency, plotting, report, training
+from slimcnn import checkpoints, data, latency, metrics, plotting, report, training
 from slimcnn import quantization as quant
 from slimcnn.checks import few_bits
 from slimcnn.training import Recipe
@@ -321,11 +321,34 @@ for name in schemes:
 records = report.load_records("quantization")
 aware = [r for r in records if r.technique in ("quantization-aware training", "dense")]
 rows = report.summarize(aware, by=("model", "technique", "settings.variant"))
-report.table(rows)
+report.table(rows, ("model", "settings.variant", "accuracy", "bytes"))
+
+# %% [markdown]
+# What does rounding cost? Image by image, against the same training without rounding, and against the
+# network that both began with:
+
+# %%
+labels = data.load("test").labels
+
+
+def right(variant):
+    """Correct or not, for each seed and test image."""
+    return report.load_predictions("quantization", variant) == labels
+
+
+controls = {
+    "baseline": checkpoints.predictions("resnet14") == labels,
+    "control": right("dense, three epochs"),
+}
+price = {}
+for variant in ("trained, weights 4, activations 4", "trained, weights 2"):
+    for name, other in controls.items():
+        price[variant, name] = metrics.paired_bootstrap(other, right(variant))
+        print(f"{variant:34} - {name:9}{price[variant, name]}")
 
 # %% [markdown]
 # How many bits does training save? The same network, rounded after training and trained with
-# rounding:
+# rounding. The axis is that of errors, so that both can be seen:
 
 # %%
 one_seed = {r.settings["variant"]: r.accuracy for r in aware if r.seed == 0}
@@ -340,9 +363,11 @@ steps = [one_seed[f"{name.format(b)}, learned steps"] for b in (4, 3, 2)]
 # %%
 fig, ax = plt.subplots()
 for (label, line), style in zip(lines.items(), ("s--", "o-"), strict=True):
-    ax.plot((8, 4, 3, 2), line, style, label=label)
-ax.plot((4, 3, 2), steps, "^-", label="trained, learned steps")
-ax.set(xlabel="bits of weights and activations", ylabel="accuracy (%)", ylim=(85, 96))
+    ax.plot((8, 4, 3, 2), [100 - value for value in line], style, label=label)
+ax.plot((4, 3, 2), [100 - s for s in steps], "^-", label="trained, learned steps")
+ax.set(xlabel="bits of weights and activations", ylabel="error (%)", yscale="log")
+ax.set_yticks((6, 10, 20, 50, 90), labels=("6", "10", "20", "50", "90"))
+ax.minorticks_off()
 ax.invert_xaxis()
 _ = ax.legend()
 

@@ -791,7 +791,7 @@ print(f"largest difference: {100 * difference:.2f} % of the largest logit")
 # | | paper reports | we measured |
 # |---|---|---|
 # | {cite:t}`jacob2018quantization`, ResNet-50, ImageNet | 76.4 % in floating point, 74.9 % with integers (trained with rounding, one scale a tensor) | the table above, without training, a scale a channel |
-# | {cite:t}`krishnamoorthi2018quantizing`, MobileNetV1, ImageNet | with one scale a tensor, post-training 8-bit weights fall to chance; with a scale a channel they do not | the next lesson |
+# | {cite:t}`krishnamoorthi2018quantizing`, MobileNetV1, ImageNet | with one scale a tensor, post-training 8-bit weights fall to chance; with a scale a channel they do not | [Fewer bits](post-training.ipynb) |
 #
 # The claims of the text:
 
@@ -903,6 +903,6 @@ integer_arithmetic.requantize(requantize)
 #
 # ## Where next
 #
-# - Next lesson: fewer bits than eight, without training.
+# - [Next lesson](post-training.ipynb): fewer bits than eight, without training.
 # - {cite:t}`jacob2018quantization`: integer-only arithmetic, and what phones still do.
 # - {cite:t}`krishnamoorthi2018quantizing`: a whitepaper with many measurements.

@@ -2,7 +2,7 @@
 
 What is exported is a copy in eval mode on the CPU; the given model is not changed. The
 files hold weights and graph and no trace of the machine that wrote them, so that their
-size is a property of the network. Chapter 1 exports for timing, chapter 8 for devices.
+size is a property of the network. Chapter 1 exports for timing, chapter 7 for devices.
 """
 
 import copy
@@ -28,6 +28,14 @@ _INSTALL = {
     "onnxruntime": 'pip install "slimcnn[onnx]"',
     "scipy": 'pip install "slimcnn[sparse]"',
     "executorch": "pip install executorch (it asks for one torch version: look before you do)",
+    "litert_torch": 'pip install "slimcnn[litert]"',
+    "ai_edge_litert": 'pip install "slimcnn[litert]"',
+    "ai_edge_quantizer": 'pip install "slimcnn[litert]"',
+    "openvino": 'pip install "slimcnn[openvino]"',
+    "nncf": 'pip install "slimcnn[openvino]"',
+    "ncnn": 'pip install "slimcnn[ncnn]"',
+    "pnnx": 'pip install "slimcnn[ncnn]"',
+    "coremltools": 'pip install "slimcnn[coreml]"',
 }
 
 
@@ -101,11 +109,22 @@ def to_executorch(model: nn.Module, example: Tensor, path: Path | str) -> Path:
         FileNotFoundError: the folder of `path` does not exist.
     """
     with silence():
-        exir = import_runtime("executorch.exir")
-        partitioner = import_runtime("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+        import_runtime("executorch.exir")
     path = _checked(path, example)
     with silence():
         program = torch.export.export(inference_copy(model), (example.detach().cpu(),))
+    return lower_to_executorch(program, path)
+
+
+def lower_to_executorch(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """Write an exported program, quantized perhaps, as an ExecuTorch program for XNNPACK.
+
+    Raises:
+        MissingRuntimeError: executorch is not installed.
+    """
+    with silence():
+        exir = import_runtime("executorch.exir")
+        partitioner = import_runtime("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         edge = exir.to_edge_transform_and_lower(
             program, partitioner=[partitioner.XnnpackPartitioner()]
         )

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,22 +183,32 @@ def onnxruntime(
         MissingRuntimeError: onnxruntime, or for a module the exporter, is not installed.
         FileNotFoundError: the file does not exist.
     """
-    runtime = import_runtime("onnxruntime")
+    import_runtime("onnxruntime")
     _require_count("threads", threads, 1)
-    content = _file_content(model_or_path, example, to_onnx, "model.onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    # int8 sums must be right on processors without VNNI, too (chapter 6); elsewhere no effect
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(_file_content(model_or_path, example, to_onnx, "model.onnx"), threads)
     feed = {session.get_inputs()[0].name: example.detach().cpu().contiguous().numpy()}
 
     def run() -> Tensor:
         return torch.from_numpy(session.run(None, feed)[0])
 
     return run
+
+
+def onnx_session(content: bytes, threads: int = 1) -> Any:
+    """A session of ONNX Runtime's CPU execution provider with the content of an .onnx file.
+
+    Raises:
+        MissingRuntimeError: onnxruntime is not installed.
+    """
+    runtime = import_runtime("onnxruntime")
+    _require_count("threads", threads, 1)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    # int8 sums must be right on processors without VNNI, too (chapter 6); elsewhere no effect
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def executorch(
@@ -223,9 +234,22 @@ def executorch(
     """
     _require_count("threads", threads, 1)
     with silence():
+        import_runtime("executorch.runtime")
+    content = _file_content(model_or_path, example, to_executorch, "model.pte")
+    return partial(executorch_program(content, threads), example.detach().cpu().contiguous())
+
+
+def executorch_program(content: bytes, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """The content of a .pte file as a function of its input; see `executorch` for its threads.
+
+    Raises:
+        MissingRuntimeError: executorch is not installed.
+        RuntimeError: a program with another number of threads is still alive.
+    """
+    _require_count("threads", threads, 1)
+    with silence():
         runtime = import_runtime("executorch.runtime").Runtime.get()
         pool = import_runtime("executorch.extension.pybindings.portable_lib")
-    content = _file_content(model_or_path, example, to_executorch, "model.pte")
     others = sorted({loaded.threads for loaded in _loaded if loaded.threads != threads})
     if others:
         raise RuntimeError(
@@ -235,29 +259,25 @@ def executorch(
     with silence():
         if pool._threadpool_get_thread_count() != threads:
             pool._unsafe_reset_threadpool(threads)
-        program = runtime.load_program(content)
-        loaded = _ExecuTorchCall(program, example.detach().cpu().contiguous(), threads)
+        loaded = _ExecuTorchProgram(runtime.load_program(content), threads)
     _loaded.add(loaded)
     return loaded
 
 
-class _ExecuTorchCall:
-    """One loaded ExecuTorch program and its input; calling it runs the program."""
+class _ExecuTorchProgram:
+    """One loaded ExecuTorch program; calling it runs the program."""
 
-    def __init__(self, program: Any, example: Tensor, threads: int):
+    def __init__(self, program: Any, threads: int):
         self._program = program  # owns the memory of the method
         self._execute = program.load_method("forward").execute
-        self._inputs = (example,)
         self.threads = threads
 
-    def __call__(self) -> Tensor:
-        return self._execute(self._inputs)[
-            0
-        ].clone()  # older versions write every result to one place
+    def __call__(self, input: Tensor) -> Tensor:
+        return self._execute((input,))[0].clone()  # older versions write results to one place
 
 
-# The callables that `executorch` made and that are still alive.
-_loaded: "weakref.WeakSet[_ExecuTorchCall]" = weakref.WeakSet()
+# The programs that `executorch_program` made and that are still alive.
+_loaded: "weakref.WeakSet[_ExecuTorchProgram]" = weakref.WeakSet()
 
 
 def _file_content(

@@ -51,7 +51,16 @@ import torch.nn.functional as F
 import torchvision
 from onnxruntime import quantization as industrial
 
-from slimcnn import checkpoints, data, export, latency, plotting, report, training
+from slimcnn import (
+    checkpoints,
+    data,
+    export,
+    latency,
+    metrics,
+    plotting,
+    report,
+    training,
+)
 from slimcnn import quantization as quant
 from slimcnn.checks import few_bits
 
@@ -83,7 +92,7 @@ def screened(model, variant):
 # %%
 bits = (8, 6, 5, 4, 3, 2)
 unrounded = {
-    name: training.evaluate(checkpoints.load(name), data.load("validation"))
+    name: checkpoints.entry(name).validation_accuracy
     for name in ("resnet14", "student")
 }
 
@@ -114,7 +123,7 @@ _ = axes[1].legend()
 # %%
 resnet = quant.fold_batch_norm(checkpoints.load("resnet14"))
 validation = data.load("validation").subset(1000)
-calibration = data.load("train").subset(300).images
+calibration = data.load("train").subset(200).images
 few = data.load("validation").subset(400)
 layers = [n for n, m in resnet.named_modules() if hasattr(m, "weight")]
 
@@ -523,14 +532,14 @@ print(f"nearest {nearest:.5f}, learned {by_learning:.5f}, best of all {tried[0]:
 # ## On the network
 #
 # The student with weights of three bits, a scale a channel, activations of eight, the first and the
-# last layer with eight as usual. A thousand validation images; 150 steps a layer.
+# last layer with eight as usual. A thousand validation images; 100 steps a layer.
 
 # %%
 three_bits = quant.quantize(student, quant.Scheme(3, 8), calibration)
 candidates = {
     "nearest": three_bits,
     "bias corrected": quant.correct_bias(three_bits, student, calibration),
-    "AdaRound": quant.ada_round(three_bits, student, calibration, iterations=150),
+    "AdaRound": quant.ada_round(three_bits, student, calibration, iterations=100),
 }
 at_three = {name: training.evaluate(n, validation) for name, n in candidates.items()}
 print({name: f"{value:.1f} %" for name, value in at_three.items()})
@@ -606,7 +615,7 @@ for name, plan in (("4 bits, ends 8", uniform), ("by damage", chosen)):
 
 # %%
 single = []
-for i in range(5):
+for i in range(3):
     scheme = quant.Scheme(16, 8, ends=None)
     network = quant.quantize(resnet, scheme, calibration[i : i + 1])
     single.append(training.evaluate(network, validation))
@@ -628,7 +637,7 @@ for method in ("min-max", "percentile", "mse"):
 
 # %%
 by_count = {}
-for count in (1, 4, 16, 300):
+for count in (1, 4, 16, 200):
     network = quant.correct_bias(three_bits, student, calibration[:count])
     by_count[count] = training.evaluate(network, validation)
 print(f"uncorrected {at_three['nearest']:.1f} %")
@@ -642,7 +651,7 @@ print(", ".join(f"{count} images {value:.1f} %" for count, value in by_count.ite
 
 # %%
 def judged(groups, of_judge):
-    """Mean accuracy on groups of four; corrected on them, or on four training images."""
+    """Mean accuracy on groups of four, corrected by them or by training images."""
     total = 0.0
     for i in range(0, 4 * groups, 4):
         four = slice(i, i + 4)
@@ -657,7 +666,7 @@ def judged(groups, of_judge):
 # Corrected by training images, and by the very images that judge:
 
 # %%
-honest, cheated = judged(40, False), judged(40, True)
+honest, cheated = judged(24, False), judged(24, True)
 print(f"by training images {honest:.1f} %, by the judge's own {cheated:.1f} %")
 
 # %% [markdown]
@@ -790,14 +799,57 @@ for who, found in (("ONNX Runtime", theirs), ("slimcnn", ours)):
     print(f"{who:13}a scale a channel {found[True]:.1f} %, one {found[False]:.1f} %")
 
 # %% [markdown]
-# The frozen recipes on the test set, torchao's and NNCF's among them (those of three seeds with
-# their standard deviation):
+# And the frozen recipes on the test set, each on three seeds (± is their standard deviation), with
+# the quantizers of ONNX Runtime, torchao's PT2E and NNCF among them. All get the same folded network
+# and the same 500 training images, and choose ranges by their own defaults. Fewer than eight bits are
+# ours alone: weights of four, a scale a channel clipped by MSE, activations and ends of eight.
 
 # %%
 records = report.load_records("quantization")
 post = [r for r in records if r.technique == "post-training quantization"]
 rows = report.summarize(post, by=("model", "technique", "settings.variant"))
-report.table(rows)
+columns = ("model", "settings.variant", "accuracy", "bytes")
+report.table(rows, columns)
+
+# %% [markdown]
+# (torchao's file keeps float32 numbers, rounded; a backend packs them.) What has rounding cost, image by
+# image, against the networks that were rounded?
+
+# %%
+labels = data.load("test").labels
+
+
+def right(variant):
+    """Correct or not, for each seed and test image."""
+    return report.load_predictions("quantization", variant) == labels
+
+
+baseline = {name: checkpoints.predictions(name) == labels for name in unrounded}
+change = {}
+for variant in ("int8", "student int8", "weights 4", "weights 4, AdaRound"):
+    model = "student" if variant.startswith("student") else "resnet14"
+    change[variant] = metrics.paired_bootstrap(baseline[model], right(variant))
+    print(f"{variant:22}{change[variant]}")
+
+# %% [markdown]
+# Eight bits cost ResNet-14 a tenth of a point, and the student nothing. Four, rounded to the nearest,
+# cost some tenths; with learned roundings and corrected means, from a thousand training images without
+# labels, nothing of it is left. As many bytes spent by damages (one seed) end up at the same place:
+# where nothing is missing, a better plan wins nothing. And ours against each of the three, eight bits:
+
+# %%
+ahead = {}
+for network in ("", "student "):
+    for package in ("onnxruntime", "torchao", "nncf"):
+        rival, our = right(f"{network}int8 by {package}"), right(f"{network}int8")
+        ahead[network, package] = metrics.paired_bootstrap(rival, our)
+        print(f"{network}int8 - {package:14}{ahead[network, package]}")
+
+# %% [markdown]
+# torchao's ResNet-14 is ahead of ours by a tenth of a point; all other intervals hold zero. Would other
+# ranges have been better for ours? On validation images percentile and MSE are within a tenth of
+# min-max (the four lines of the spike, above), which is no reason to choose another one. At eight bits a
+# careful recipe is a careful recipe, whoever wrote it.
 
 # %% [markdown]
 # ```{admonition} What changes at ImageNet scale
@@ -874,11 +926,12 @@ assert min(at_three["AdaRound"], at_three["bias corrected"]) > at_three["nearest
 # And of the rest:
 
 # %% tags=["claims"]
-assert chosen["conv"] > 4 > chosen["blocks.4.pointwise"]
+early = min(chosen["conv"], chosen["blocks.0.depthwise"])
+assert early > 4 >= chosen["blocks.4.pointwise"]
 assert spent["by damage"] > spent["4 bits, ends 8"] + 0.5
 assert all(0.6 < real / total < 1.4 for total, real in added.values())
 assert min(single) > unrounded_here - 0.8, "one image is enough for ranges"
-assert by_count[1] < by_count[16] - 5 and abs(by_count[16] - by_count[300]) < 1.5
+assert by_count[1] < by_count[16] - 5 and abs(by_count[16] - by_count[200]) < 1.5
 assert cheated > honest + 2
 assert max(abs(theirs[kind] - ours[kind]) for kind in ours) < 1
 clipping = [screened("student", f"activations 4, {m}") for m in ("percentile", "mse")]
@@ -888,6 +941,22 @@ assert kl["kl"] < kl["min-max"] - 10 and abs(kl["mse"] - kl["min-max"]) < 0.3
 assert by_both > by_kl + 8 and 0.4 < spike < 0.7 and high < 1
 assert with_six[0] == 4 and without_six[0] == with_six[1]
 assert at_once < training.evaluate(student, validation) - 5
+
+# %% [markdown]
+# And of the test set:
+
+# %% tags=["claims"]
+assert -0.15 < change["int8"].difference < 0 and change["int8"].high < 0
+assert change["student int8"].low < 0 < change["student int8"].high
+assert change["weights 4"].high < 0 and change["weights 4"].difference > -0.6
+restored = change["weights 4, AdaRound"]
+assert restored.difference > -0.1 and restored.low < 0 < restored.high
+assert -0.2 < ahead["", "torchao"].difference and ahead["", "torchao"].high < 0
+rest = [found for pair, found in ahead.items() if pair != ("", "torchao")]
+assert all(found.low < 0 < found.high for found in rest)
+by_name = {r.settings["variant"]: r for r in post if r.seed == 0}
+even, best = by_name["weights 4, AdaRound"], by_name["mixed, as 4 bits"]
+assert abs(even.accuracy - best.accuracy) < 0.3 and best.bytes <= even.bytes
 
 # %% [markdown]
 # ## Your turn
@@ -914,7 +983,7 @@ few_bits.corrected_bias(corrected_bias)
 # removes without changing the function, and means that have drifted, which go back into the bias.
 # Rounding to the nearest is not the best rounding, and a better one can be learned layer by layer.
 # What is left
-# is to spend bits where they help, and to train, which is the next lesson.
+# is to spend bits where they help, and to train with rounding, a lesson in preparation.
 #
 # ## Check yourself
 #
@@ -969,6 +1038,6 @@ few_bits.corrected_bias(corrected_bias)
 #
 # ## Where next
 #
-# - Next lesson: training with rounding.
+# - [Next lesson](weight-sharing.ipynb): shared values, short words, and a file of 70 kB.
 # - {cite:t}`nagel2019datafree` and {cite:t}`nagel2020adaround`: both remedies, with derivations.
 # - {cite:t}`krishnamoorthi2018quantizing`: what to expect from each choice.

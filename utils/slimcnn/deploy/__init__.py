@@ -1,0 +1,44 @@
+"""Networks as files of six runtimes, the gate they must pass, and what is shipped (chapter 7).
+
+Data flow: a network → `RUNTIMES[name].export` or `.quantize` → a file → `.load` → a program,
+which `parity` holds against the network; `ship` does all of it and writes a manifest.
+"""
+
+from slimcnn.deploy.core_ml import CoreML
+from slimcnn.deploy.executorch_xnnpack import ExecuTorch
+from slimcnn.deploy.litert import LiteRT
+from slimcnn.deploy.ncnn_cpu import NCNN
+from slimcnn.deploy.onnx_runtime import ONNXRuntime
+from slimcnn.deploy.openvino_cpu import OpenVINO
+from slimcnn.deploy.parity import FLOAT, INT8, Gate, Parity, ParityError, parity
+from slimcnn.deploy.runtime import Program, Runtime, UnsupportedError
+from slimcnn.deploy.shipping import ShipmentError, Shipped, load_shipped, ship
+
+# All adapters, by the runtime's name.
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (ONNXRuntime(), ExecuTorch(), LiteRT(), OpenVINO(), NCNN(), CoreML())
+}
+
+__all__ = [
+    "FLOAT",
+    "INT8",
+    "NCNN",
+    "RUNTIMES",
+    "CoreML",
+    "ExecuTorch",
+    "Gate",
+    "LiteRT",
+    "ONNXRuntime",
+    "OpenVINO",
+    "Parity",
+    "ParityError",
+    "Program",
+    "Runtime",
+    "ShipmentError",
+    "Shipped",
+    "UnsupportedError",
+    "load_shipped",
+    "parity",
+    "ship",
+]
