@@ -74,7 +74,15 @@ def test_no_commit_in_a_broken_repository(repository):
     assert module._commit(root) is None
 
 
-def test_all_of_it(monkeypatch):
+@pytest.fixture
+def asked_anew():
+    """The commit of this process is asked for once; other tests may have done so."""
+    module._commit_of_process.cache_clear()
+    yield
+    module._commit_of_process.cache_clear()
+
+
+def test_all_of_it(monkeypatch, asked_anew):
     monkeypatch.setattr(module, "_commit", lambda root: "c" * 40)
     made = provenance("make results")
     assert made["command"] == "make results"
