@@ -34,10 +34,10 @@ def copy_of_tree(folder: Path, root: Path = ROOT) -> Path:
         shutil.copy2(root / name, folder)
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(root / "utils", folder / "utils", ignore=ignored)
-    (folder / "results").mkdir()
-    for record in (root / "results").iterdir():
+    (folder / "results" / "weights").mkdir(parents=True)
+    for record in (root / "results").rglob("*"):
         if record.is_file():
-            shutil.copy2(record, folder / "results")
+            shutil.copy2(record, folder / record.relative_to(root))
     return folder
 
 
