@@ -108,6 +108,14 @@ def test_int8_files_are_small_and_near(adapter, model, inputs, exported, tmp_pat
     assert 1e-4 < error < 0.1  # it is rounded, and not by much
 
 
+def test_the_layout_is_that_of_the_file(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    assert {r.name for r in deploy.RUNTIMES.values() if r.layout != "NCHW"} == {"LiteRT"}
+    details = Interpreter(model_path=str(exported["LiteRT"])).get_input_details()
+    assert details[0]["shape"].tolist() == [1, 16, 16, 3]  # NHWC
+
+
 def test_int8_weights_of_core_ml_take_a_quarter(tmp_path):
     wide = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 256, 3)).eval()
     adapter, example = deploy.RUNTIMES["Core ML"], torch.randn(1, 1, 12, 12)

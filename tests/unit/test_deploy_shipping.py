@@ -41,6 +41,7 @@ class Elsewhere(Plain):
     """A runtime that does not compute here."""
 
     name, suffix, quantizes = "Elsewhere", ".elsewhere", False
+    layout = "NHWC"
 
     def load(self, path, threads=1):
         raise UnsupportedError("not on this machine")
@@ -82,7 +83,8 @@ def changed(directory, change):
 
 def test_the_manifest_says_how_to_feed_and_to_check(shipped, model, split):
     manifest = json.loads((shipped / "manifest.json").read_text())
-    assert manifest["input"]["shape"] == [1, 2, 4, 4] and manifest["input"]["layout"] == "NCHW"
+    assert manifest["input"]["shape"] == [1, 2, 4, 4]
+    assert [f["layout"] for f in manifest["files"]] == ["NCHW", "NCHW", "NHWC"]
     assert (manifest["input"]["mean"], manifest["input"]["std"]) == ([0.4, 0.6], [0.2, 0.5])
     assert tuple(manifest["labels"]) == LABELS
     assert "torch" in manifest["provenance"]["versions"]

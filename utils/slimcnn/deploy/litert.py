@@ -20,6 +20,7 @@ class LiteRT(Runtime):
     name = "LiteRT"
     package = "ai_edge_litert"
     suffix = ".tflite"
+    layout = "NHWC"
 
     def export(self, model: nn.Module, example: Tensor, path: Path | str) -> Path:
         path, example = self._checked(path), single(example)

@@ -28,12 +28,14 @@ class Runtime(ABC):
         name: as its makers write it.
         package: what must be importable for it to compute.
         suffix: how the name of its file (the first one, if there are several) ends.
+        layout: of the images in its files; programs take (N, C, H, W) all the same.
         quantizes: whether `quantize` makes files of eight-bit integers.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     suffix: ClassVar[str]
+    layout: ClassVar[str] = "NCHW"
     quantizes: ClassVar[bool] = True
 
     @abstractmethod

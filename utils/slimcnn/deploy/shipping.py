@@ -118,7 +118,6 @@ def ship(
             "format": FORMAT,
             "network": type(model).__name__,
             "input": {
-                "layout": "NCHW",
                 "shape": [1, *test.images.shape[1:]],
                 "pixels": "uint8, divided by 255, minus mean, divided by std",
                 "mean": list(mean),
@@ -208,6 +207,7 @@ def _made(
         "runtime": runtime.name,
         "kind": kind,
         "path": path.name,
+        "layout": runtime.layout,
         "bytes": runtime.size(path),
         "sha256": {str(file.relative_to(folder)): _sha256(file) for file in files},
     }
