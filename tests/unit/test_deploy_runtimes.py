@@ -13,6 +13,7 @@ from slimcnn.deploy import openvino_cpu, runtime
 from slimcnn.export import MissingRuntimeError
 
 COMPUTING = [r for r in deploy.RUNTIMES.values() if r.name != "Core ML"]
+FLOATS = ["float32", "float32"]
 WITH_INT8 = [r for r in COMPUTING if r.quantizes]
 
 
@@ -106,6 +107,36 @@ def test_int8_files_are_small_and_near(adapter, model, inputs, exported, tmp_pat
     expected, found = model(inputs).detach(), program(inputs)
     error = float((found - expected).norm() / expected.norm())
     assert 1e-4 < error < 0.1  # it is rounded, and not by much
+    ends = adapter.describe(path)
+    assert [end.type for end in ends] == (["int8"] * 2 if adapter.name == "LiteRT" else FLOATS)
+
+
+def test_scale_and_zero_point_are_those_that_an_app_has_to_use(model, inputs, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    adapter = deploy.RUNTIMES["LiteRT"]
+    path = adapter.quantize(model, inputs, tmp_path / "int8.tflite")
+    into, out = adapter.describe(path)
+    stored = (inputs[:1].permute(0, 2, 3, 1) / into.scale).round() + into.zero_point
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], stored.to(torch.int8))
+    interpreter.invoke()
+    answer = torch.tensor(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    real = (answer.float() - out.zero_point) * out.scale
+    torch.testing.assert_close(real, adapter.load(path)(inputs[:1]))
+
+
+@pytest.mark.parametrize("adapter", deploy.RUNTIMES.values(), ids=named)
+def test_ends_are_described_as_the_file_has_them(adapter, exported):
+    into, out = adapter.describe(exported[adapter.name])
+    shapes = {"LiteRT": ((1, 16, 16, 3), (1, 5)), "ncnn": (None, None)}
+    assert (into.shape, out.shape) == shapes.get(adapter.name, ((1, 3, 16, 16), (1, 5)))
+    names = {"LiteRT": None, "ncnn": ("in0", "out0"), "ExecuTorch": (None, None)}
+    expected = names.get(adapter.name, ("input", "logits"))
+    assert expected is None or (into.name, out.name) == expected
+    assert [into.type, out.type] == FLOATS
+    assert (into.scale, out.zero_point) == (None, None)
 
 
 def test_the_layout_is_that_of_the_file(exported):

@@ -1,7 +1,9 @@
 """slimcnn.deploy.ship: what is written is verified, and what is not that is refused."""
 
+import base64
 import hashlib
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from slimcnn import deploy
 from slimcnn.data import Split
-from slimcnn.deploy.runtime import Runtime, UnsupportedError, one_by_one
+from slimcnn.deploy.runtime import Runtime, TensorInfo, UnsupportedError, one_by_one
 
 LABELS = ("bag", "boot", "coat")
 
@@ -35,6 +37,9 @@ class Plain(Runtime):
     def load(self, path, threads=1):
         weight, bias = (torch.tensor(v) for v in json.loads(self._there(path).read_text()))
         return one_by_one(lambda x: nn.functional.linear(x.flatten(1), weight, bias))
+
+    def describe(self, path):
+        return TensorInfo("x", (1, 2, 4, 4), "int8", 0.5, 3), TensorInfo(None, (1, 3), "float32")
 
 
 class Elsewhere(Plain):
@@ -88,6 +93,13 @@ def test_the_manifest_says_how_to_feed_and_to_check(shipped, model, split):
     assert (manifest["input"]["mean"], manifest["input"]["std"]) == ([0.4, 0.6], [0.2, 0.5])
     assert tuple(manifest["labels"]) == LABELS
     assert "torch" in manifest["provenance"]["versions"]
+    input = {"name": "x", "shape": [1, 2, 4, 4], "type": "int8", "scale": 0.5, "zero_point": 3}
+    output = {"name": None, "shape": [1, 3], "type": "float32", "scale": None, "zero_point": None}
+    for entry in manifest["files"]:
+        assert (entry["input"], entry["output"]) == (input, output)
+        assert entry["made_with"] == {"torch": version("torch")}
+    known = torch.tensor(list(base64.b64decode(manifest["known_answers"]["images"])))
+    assert torch.equal(known, split.images[:10].flatten().long())
     kinds = [(f["runtime"], f["kind"], f["checked"]) for f in manifest["files"]]
     assert kinds == [
         ("Plain", "float32", True),
@@ -180,12 +192,14 @@ def test_a_damaged_file_is_refused(shipped):
     [
         (lambda m: m.update(format=2), "of format 2"),
         (lambda m: m.pop("labels"), "is no manifest"),
-        (lambda m: m["input"].update(mean=[0.0, 0.0]), "known answer"),
-        (lambda m: m["known_answer"]["logits"][0].reverse(), "known answer"),
-        (lambda m: m["known_answer"].update(logits=[[0.0, 1.0]]), "known answer"),
+        (lambda m: m["input"].update(mean=[0.0, 0.0]), "known answers"),
+        (lambda m: m["known_answers"]["logits"][-1].reverse(), "known answers"),
+        (lambda m: m["known_answers"].update(logits=[[0.0, 1.0]] * 10), "known answers"),
+        (lambda m: m["known_answers"].update(logits=[[0.0, 1.0]]), "320 known pixels for 1"),
+        (lambda m: m["known_answers"].update(images="", logits=[]), "0 known pixels for 0"),
         (lambda m: m["files"][0].update(sha256={"../manifest.json": "0"}), "leads out of"),
     ],
-    ids=["format", "incomplete", "normalization", "answer", "shape", "outside"],
+    ids=["format", "incomplete", "normalization", "answer", "shape", "few", "none", "outside"],
 )
 def test_a_manifest_that_does_not_match_is_refused(change, message, shipped):
     changed(shipped, change)

@@ -11,7 +11,7 @@ from slimcnn.deploy.ncnn_cpu import NCNN
 from slimcnn.deploy.onnx_runtime import ONNXRuntime
 from slimcnn.deploy.openvino_cpu import OpenVINO
 from slimcnn.deploy.parity import FLOAT, INT8, Gate, Parity, ParityError, parity
-from slimcnn.deploy.runtime import Program, Runtime, UnsupportedError
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, UnsupportedError
 from slimcnn.deploy.shipping import ShipmentError, Shipped, load_shipped, ship
 
 # All adapters, by the runtime's name.
@@ -37,6 +37,7 @@ __all__ = [
     "Runtime",
     "ShipmentError",
     "Shipped",
+    "TensorInfo",
     "UnsupportedError",
     "load_shipped",
     "parity",

@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, UnsupportedError, one_by_one, single
+from slimcnn.deploy.runtime import (
+    Program,
+    Runtime,
+    TensorInfo,
+    UnsupportedError,
+    one_by_one,
+    single,
+)
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -48,6 +55,18 @@ class CoreML(Runtime):
             return torch.from_numpy(np.asarray(output, dtype=np.float32))
 
         return one_by_one(run)
+
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        path = self._there(path)
+        tools = import_runtime("coremltools")
+        said = tools.models.MLModel(str(path), skip_model_load=True).get_spec().description
+
+        def info(end) -> TensorInfo:  # noqa: ANN001
+            array = end.type.multiArrayType
+            kinds = {tools.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32: "float32"}
+            return TensorInfo(end.name, tuple(array.shape), kinds[array.dataType])
+
+        return info(said.input[0]), info(said.output[0])
 
     def files(self, path: Path | str) -> list[Path]:
         inside = sorted(file for file in Path(path).rglob("*") if file.is_file())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn import export, latency
-from slimcnn.deploy.runtime import Program, Runtime, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 
 
 class ExecuTorch(Runtime):
@@ -41,3 +41,12 @@ class ExecuTorch(Runtime):
 
     def load(self, path: Path | str, threads: int = 1) -> Program:
         return one_by_one(latency.executorch_program(self._there(path).read_bytes(), threads))
+
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        path = self._there(path)
+        with export.silence():
+            runtime = export.import_runtime("executorch.runtime").Runtime.get()
+            method = runtime.load_program(path.read_bytes()).metadata("forward")
+        input, output = method.input_tensor_meta(0), method.output_tensor_meta(0)
+        # Its files have places, not names; our exports are of float32 at both ends.
+        return tuple(TensorInfo(None, tuple(end.sizes()), "float32") for end in (input, output))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -59,6 +59,17 @@ class LiteRT(Runtime):
             return torch.from_numpy(_real(interpreter.get_tensor(out["index"]), out))
 
         return one_by_one(run)
+
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        interpreter = _interpreter(self._there(path), 1)
+
+        def info(details: dict) -> TensorInfo:
+            kind = np.dtype(details["dtype"])
+            scale = details["quantization"] if kind.kind == "i" else ()
+            shape = tuple(int(n) for n in details["shape"])
+            return TensorInfo(details["name"], shape, kind.name, *scale)
+
+        return info(interpreter.get_input_details()[0]), info(interpreter.get_output_details()[0])
 
 
 def _interpreter(path: Path, threads: int):

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, UnsupportedError, one_by_one, single
+from slimcnn.deploy.runtime import (
+    Program,
+    Runtime,
+    TensorInfo,
+    UnsupportedError,
+    one_by_one,
+    single,
+)
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -61,6 +68,10 @@ class NCNN(Runtime):
                 return torch.from_numpy(np.array(output))[None]
 
         return one_by_one(run)
+
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        self._there(path)  # pnnx's names; without a batch, of any shape
+        return TensorInfo("in0", None, "float32"), TensorInfo("out0", None, "float32")
 
     def files(self, path: Path | str) -> list[Path]:
         path = Path(path)

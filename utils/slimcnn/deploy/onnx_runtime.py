@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn import export, latency
-from slimcnn.deploy.runtime import Program, Runtime, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 
 
 class ONNXRuntime(Runtime):
@@ -48,6 +48,15 @@ class ONNXRuntime(Runtime):
             return torch.from_numpy(session.run(None, {name: input.numpy()})[0])
 
         return one_by_one(run)
+
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        session = latency.onnx_session(self._there(path).read_bytes())
+        types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
+
+        def info(end) -> TensorInfo:  # noqa: ANN001
+            return TensorInfo(end.name, tuple(end.shape), types[end.type])
+
+        return info(session.get_inputs()[0]), info(session.get_outputs()[0])
 
 
 def _reader(tool, inputs: Tensor) -> object:  # noqa: ANN001, a module that may be missing

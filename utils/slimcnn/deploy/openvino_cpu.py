@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -57,14 +57,28 @@ class OpenVINO(Runtime):
 
         return one_by_one(run)
 
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        path = self._there(path)
+        with _unreported(), silence():
+            network = import_runtime("openvino").Core().read_model(path)
+
+        def info(end) -> TensorInfo:  # noqa: ANN001
+            return TensorInfo(end.any_name, tuple(end.shape), end.element_type.to_dtype().name)
+
+        return info(network.input(0)), info(network.output(0))
+
     def files(self, path: Path | str) -> list[Path]:
         return [Path(path), Path(path).with_suffix(".bin")]
 
 
 def _converted(openvino, model: nn.Module, inputs: Tensor):  # noqa: ANN001
-    """The network as OpenVINO's own."""
+    """The network as OpenVINO's own, with its shape fixed and its ends named."""
     example = single(inputs)
-    return openvino.convert_model(torch.export.export(inference_copy(model), (example,)))
+    program = torch.export.export(inference_copy(model), (example,))
+    network = openvino.convert_model(program, input=list(example.shape))
+    network.input(0).tensor.set_names({"input"})
+    network.output(0).tensor.set_names({"logits"})
+    return network
 
 
 @contextmanager

@@ -7,6 +7,7 @@ time, as phones do. Chapter 7 uses and compares them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,24 @@ Program = Callable[[Tensor], Tensor]
 
 class UnsupportedError(RuntimeError):
     """A runtime cannot do what it was asked for, here or at all."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What an app has to know of a file's input or output.
+
+    Attributes:
+        name: to feed or fetch it by; None where it has a place alone.
+        shape: as it lies in the file; None where the file does not say.
+        type: of its numbers, as NumPy calls it.
+        scale, zero_point: real number = (stored integer - zero_point) · scale; None for floats.
+    """
+
+    name: str | None
+    shape: tuple[int, ...] | None
+    type: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class Runtime(ABC):
@@ -59,6 +78,13 @@ class Runtime(ABC):
 
         Raises FileNotFoundError if a file is missing, UnsupportedError where the runtime does not
         compute on this machine, `MissingRuntimeError` without the package.
+        """
+
+    @abstractmethod
+    def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
+        """The file's input and output, as the file itself says.
+
+        Raises FileNotFoundError if a file is missing, `MissingRuntimeError` without the package.
         """
 
     def files(self, path: Path | str) -> list[Path]:

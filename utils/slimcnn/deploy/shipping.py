@@ -1,12 +1,15 @@
 """What leaves the house: files, and a manifest that says how to feed and how to check them."""
 
+import base64
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from slimcnn.provenance import provenance
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# So many images go along with their logits.
+KNOWN_ANSWERS = 10
 
 
 class ShipmentError(RuntimeError):
@@ -114,6 +119,7 @@ def ship(
             for runtime in runtimes
             for kind, calibrated in _kinds(runtime, calibration, mean, std)
         ]
+        known = test.images[:KNOWN_ANSWERS]
         manifest = {
             "format": FORMAT,
             "network": type(model).__name__,
@@ -126,9 +132,9 @@ def ship(
             "output": "logits",
             "labels": list(labels),
             "measured_on": {"split": test.name, "images": len(test)},
-            "known_answer": {
-                "images": test.images[:1].tolist(),
-                "logits": _answers(model, inputs[:1]).tolist(),
+            "known_answers": {
+                "images": base64.b64encode(known.contiguous().numpy().tobytes()).decode(),
+                "logits": _answers(model, inputs[: len(known)]).tolist(),
             },
             "provenance": provenance(),
             "files": files,
@@ -177,13 +183,11 @@ def load_shipped(
         if _sha256(file) != expected:
             raise ShipmentError(f"{name} is not the file that was shipped: its checksum differs")
     shipped = Shipped(manifest, runtime.load(directory / entry["path"], threads))
-    known = manifest["known_answer"]
-    images = torch.tensor(known["images"], dtype=torch.uint8)
+    images, expected = _known_answers(manifest)
     gate = FLOAT if kind == "float32" else INT8
-    expected = torch.tensor(known["logits"])
     found = shipped.logits(images)
     if found.shape != expected.shape or not relative_error(expected, found) <= gate.error:
-        raise ShipmentError(f"{runtime.name} does not give the known answer of {entry['path']}")
+        raise ShipmentError(f"{runtime.name} does not give the known answers of {entry['path']}")
     return shipped
 
 
@@ -208,6 +212,8 @@ def _made(
         "kind": kind,
         "path": path.name,
         "layout": runtime.layout,
+        **dict(zip(("input", "output"), map(asdict, runtime.describe(path)), strict=True)),
+        "made_with": {runtime.package: version(runtime.package.replace("_", "-"))},
         "bytes": runtime.size(path),
         "sha256": {str(file.relative_to(folder)): _sha256(file) for file in files},
     }
@@ -250,7 +256,7 @@ def _read(path: Path) -> dict:
         manifest = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ShipmentError(f"{path} is no JSON: {error}") from error
-    needed = {"format", "input", "labels", "known_answer", "files"}
+    needed = {"format", "input", "labels", "known_answers", "files"}
     if not isinstance(manifest, Mapping) or not needed <= set(manifest):
         raise ShipmentError(f"{path} is no manifest; it must have {', '.join(sorted(needed))}")
     if manifest["format"] != FORMAT:
@@ -258,6 +264,15 @@ def _read(path: Path) -> dict:
             f"{path} is of format {manifest['format']}; this version of slimcnn reads {FORMAT}"
         )
     return dict(manifest)
+
+
+def _known_answers(manifest: Mapping) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) of uint8 and the logits (N, K) that the network gave them."""
+    known, shape = manifest["known_answers"], manifest["input"]["shape"][1:]
+    pixels, logits = bytearray(base64.b64decode(known["images"])), torch.tensor(known["logits"])
+    if len(logits) == 0 or len(pixels) != len(logits) * prod(shape):
+        raise ShipmentError(f"{MANIFEST} has {len(pixels)} known pixels for {len(logits)} answers")
+    return torch.frombuffer(pixels, dtype=torch.uint8).reshape(-1, *shape), logits
 
 
 def _sha256(path: Path) -> str:
