@@ -196,6 +196,12 @@ def runs() -> list[Run]:
             "resnet14",
         ),
         (
+            "trained, weights 4, activations 4, learned steps",
+            5.0,
+            partial(trained, "resnet14", Scheme(4, 4, learned=True), False),
+            "resnet14",
+        ),
+        (
             "trained, weights 2",
             5.0,
             partial(trained, "resnet14", Scheme(2, 8, learned=True), True),
@@ -205,7 +211,7 @@ def runs() -> list[Run]:
     one = [("mixed, as 4 bits", 7.0, mixed, "resnet14")]
     for scheme in (
         *(Scheme(8, 8), Scheme(6, 6), Scheme(3, 3), Scheme(2, 2), Scheme(1, 8)),
-        *(Scheme(bits, bits, learned=True) for bits in (4, 3, 2)),
+        *(Scheme(bits, bits, learned=True) for bits in (3, 2)),
     ):
         steps = ", learned steps" if scheme.learned else ""
         variant = f"trained, weights {scheme.weight_bits}, activations {scheme.activation_bits}"
