@@ -90,6 +90,18 @@ def test_each_mistake_is_refused(fault, gate, model, inputs):
         found.require()
 
 
+def test_networks_that_hardly_look_at_their_input_are_told_apart_too(model, inputs):
+    def sleepy(x):
+        return 1e-4 * model(x) + torch.arange(10)  # as untrained deep networks do
+
+    assert deploy.parity(sleepy, sleepy, inputs).passed
+    found = deploy.parity(sleepy, lambda x: sleepy(x.flip(1)), inputs)
+    assert found.error < FLOAT.error and found.agreement == 100
+    assert found.failures and "what tells inputs apart" in found.failures[0]
+    single = deploy.parity(sleepy, sleepy, inputs[:1])
+    assert single.passed and single.contrast is None
+
+
 def test_one_wrong_image_of_many_is_enough(model, inputs):
     def program(x):
         logits = model(x).clone()
@@ -116,6 +128,10 @@ def test_measures_are_those_of_numpy(model, inputs):
     a, b = expected.double().numpy(), found.double().numpy()
     assert made.difference == pytest.approx(np.abs(a - b).max())
     assert made.error == pytest.approx(np.sqrt(((a - b) ** 2).mean() / (a**2).mean()))
+    varied = a - a.mean(0)
+    assert made.contrast == pytest.approx(
+        np.sqrt(((a - b) ** 2).mean() / (varied**2).mean()), rel=1e-5
+    )
     assert made.agreement == pytest.approx(100 * (a.argmax(1) == b.argmax(1)).mean())
     assert made.accuracy == pytest.approx(
         (100 * (a.argmax(1) == 0).mean(), 100 * (b.argmax(1) == 0).mean())

@@ -7,10 +7,11 @@ which `parity` holds against the network; `ship` does all of it and writes a man
 from slimcnn.deploy.core_ml import CoreML
 from slimcnn.deploy.executorch_xnnpack import ExecuTorch
 from slimcnn.deploy.litert import LiteRT
+from slimcnn.deploy.measurements import Measurement, load_measurements, runtime_table
 from slimcnn.deploy.ncnn_cpu import NCNN
 from slimcnn.deploy.onnx_runtime import ONNXRuntime
 from slimcnn.deploy.openvino_cpu import OpenVINO
-from slimcnn.deploy.parity import FLOAT, INT8, Gate, Parity, ParityError, parity
+from slimcnn.deploy.parity import FLOAT, GATES, INT8, Gate, Parity, ParityError, parity
 from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, UnsupportedError
 from slimcnn.deploy.shipping import ShipmentError, Shipped, load_shipped, ship
 
@@ -22,6 +23,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 __all__ = [
     "FLOAT",
+    "GATES",
     "INT8",
     "NCNN",
     "RUNTIMES",
@@ -29,6 +31,7 @@ __all__ = [
     "ExecuTorch",
     "Gate",
     "LiteRT",
+    "Measurement",
     "ONNXRuntime",
     "OpenVINO",
     "Parity",
@@ -39,7 +42,9 @@ __all__ = [
     "Shipped",
     "TensorInfo",
     "UnsupportedError",
+    "load_measurements",
     "load_shipped",
     "parity",
+    "runtime_table",
     "ship",
 ]

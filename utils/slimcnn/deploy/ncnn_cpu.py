@@ -20,7 +20,7 @@ from slimcnn.export import import_runtime, inference_copy, silence
 
 
 class NCNN(Runtime):
-    """Files by pnnx, weights of float16; computed in float32. Its wheels have no int8 tool."""
+    """Files by pnnx, in float32 throughout. Its wheels have no int8 tool."""
 
     name = "ncnn"
     package = "ncnn"
@@ -32,7 +32,7 @@ class NCNN(Runtime):
         with tempfile.TemporaryDirectory() as folder, silence():
             pnnx = import_runtime("pnnx")
             traced = Path(folder) / "model.pt"  # pnnx writes its files beside it
-            pnnx.export(inference_copy(model), str(traced), inputs=example)
+            pnnx.export(inference_copy(model), str(traced), inputs=example, fp16=False)
             made = [traced.with_suffix(".ncnn.param"), traced.with_suffix(".ncnn.bin")]
             if not all(file.exists() for file in made):
                 raise UnsupportedError(

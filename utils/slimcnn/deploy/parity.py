@@ -21,6 +21,9 @@ class Gate:
     Attributes:
         error: largest relative error: root mean square of the differences over that of the
             network's outputs.
+        contrast: largest error relative to what tells inputs apart: root mean square of the
+            differences over that of the outputs without their mean. An untrained network answers
+            nearly alike whatever it sees, and then `error` would not notice wrong inputs.
         agreement: least share of equal answers, percent.
         accuracy: largest loss of accuracy, points, where there are labels. It is refused if the
             95 % interval of the paired difference says that more is lost.
@@ -28,12 +31,14 @@ class Gate:
 
     error: float
     agreement: float
+    contrast: float = inf
     accuracy: float = 0.5
 
 
 # Other orders of sums are all that tells float32 from float32; rounding to int8 is visible.
-FLOAT = Gate(error=1e-3, agreement=99.5)
+FLOAT = Gate(error=1e-3, agreement=99.5, contrast=0.05)
 INT8 = Gate(error=0.15, agreement=97.0)
+GATES = {"float32": FLOAT, "int8": INT8}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Parity:
     Attributes:
         difference: largest absolute difference of an output.
         error: root mean square of the differences over that of the network's outputs.
+        contrast: the same over that of the outputs without their mean over the inputs; None for a
+            single input.
         agreement: share of inputs with the same answer, percent.
         accuracy: of network and program, percent; None without labels.
         inputs: how many were compared.
@@ -51,6 +58,7 @@ class Parity:
 
     difference: float
     error: float
+    contrast: float | None
     agreement: float
     accuracy: tuple[float, float] | None
     inputs: int
@@ -109,16 +117,23 @@ def parity(
     found = program(inputs).detach().cpu().float()
     if found.shape != expected.shape:
         wrong = f"outputs have the shape {tuple(found.shape)}, not {tuple(expected.shape)}"
-        return Parity(inf, inf, 0.0, None, len(inputs), (wrong,))
+        return Parity(inf, inf, inf, 0.0, None, len(inputs), (wrong,))
     if not found.isfinite().all() or not expected.isfinite().all():
         wrong = "some outputs are no finite numbers"
-        return Parity(inf, inf, 0.0, None, len(inputs), (wrong,))
+        return Parity(inf, inf, inf, 0.0, None, len(inputs), (wrong,))
     error = relative_error(expected, found)
+    contrast = None
+    if len(inputs) > 1:
+        mean = expected.mean(0)
+        contrast = relative_error(expected - mean, found - mean)
     agreement = metrics.agreement(expected, found)
     accuracy, failures = None, []
     if error > gate.error:
         share = f"{100 * error:.3g} %, allowed are {100 * gate.error:g} %"
         failures.append(f"outputs are off by {share}")
+    elif contrast is not None and contrast > gate.contrast:
+        share = f"{100 * contrast:.3g} %, allowed are {100 * gate.contrast:g} %"
+        failures.append(f"outputs are off by {share} of what tells inputs apart")
     if agreement < gate.agreement:
         failures.append(f"{agreement:.2f} % of the answers agree, {gate.agreement:g} % must")
     if labels is not None:
@@ -130,7 +145,7 @@ def parity(
                 f"accuracy falls by {-change.difference:.2f} points, allowed are {gate.accuracy:g}"
             )
     difference = float((found - expected).abs().max())
-    return Parity(difference, error, agreement, accuracy, len(inputs), tuple(failures))
+    return Parity(difference, error, contrast, agreement, accuracy, len(inputs), tuple(failures))
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:

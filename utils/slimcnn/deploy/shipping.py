@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slimcnn import data
 from slimcnn.data import Split
-from slimcnn.deploy.parity import FLOAT, INT8, parity, relative_error
+from slimcnn.deploy.parity import GATES, parity, relative_error
 from slimcnn.deploy.runtime import Program, Runtime, UnsupportedError
 from slimcnn.export import inference_copy
 from slimcnn.provenance import provenance
@@ -184,9 +184,8 @@ def load_shipped(
             raise ShipmentError(f"{name} is not the file that was shipped: its checksum differs")
     shipped = Shipped(manifest, runtime.load(directory / entry["path"], threads))
     images, expected = _known_answers(manifest)
-    gate = FLOAT if kind == "float32" else INT8
-    found = shipped.logits(images)
-    if found.shape != expected.shape or not relative_error(expected, found) <= gate.error:
+    found, allowed = shipped.logits(images), GATES[kind].error
+    if found.shape != expected.shape or not relative_error(expected, found) <= allowed:
         raise ShipmentError(f"{runtime.name} does not give the known answers of {entry['path']}")
     return shipped
 
@@ -221,8 +220,7 @@ def _made(
         program = runtime.load(path)
     except UnsupportedError:
         return entry | {"checked": False}  # the manifest says so
-    gate = FLOAT if kind == "float32" else INT8
-    found = parity(model, program, inputs, labels, gate).require()
+    found = parity(model, program, inputs, labels, GATES[kind]).require()
     return entry | {
         "checked": True,
         "accuracy": found.accuracy[1],
