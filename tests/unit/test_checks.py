@@ -8,6 +8,7 @@ from slimcnn import pruning
 from slimcnn.checks import (
     check,
     codes,
+    deploying,
     distilling,
     few_bits,
     integer_arithmetic,
@@ -151,6 +152,17 @@ RIGHT = {
     codes.entropy: [
         lambda n: float(np.log2(sum(n)) - sum(c * np.log2(c) for c in n if c) / sum(n)),
     ],
+    deploying.folded_normalization: [
+        lambda w, b, m, s: (
+            w / (255 * s[None, :, None, None]),
+            b - torch.einsum("oikl,i->o", w, m / s),
+        ),
+    ],
+    deploying.answers_until_even: [
+        lambda a, p, b, q: next(
+            (n for n in range(1, 10**4) if b + (n - 1) * q <= a + (n - 1) * p), 0
+        ),
+    ],
     few_bits.step_gradient: [
         lambda x, s, a, b: min(max(round(x / s), a), b) - (x / s if a < x / s < b else 0.0),
     ],
@@ -195,6 +207,32 @@ WRONG = {
         lambda n: float(np.log2(len(n))),
         lambda n: sum(c / sum(n) * np.log2(c / sum(n)) for c in n if c) + 0.0,  # the sign
         lambda n: sum(-c / sum(n) * np.log2(c / sum(n)) for c in n),  # zeros
+    ],
+    deploying.folded_normalization: [
+        lambda w, b, m, s: (
+            w / s.view(-1, 1, 1),  # pixels from 0 to 1
+            b - (w * (m / s).view(-1, 1, 1)).sum((1, 2, 3)),
+        ),
+        lambda w, b, m, s: (
+            w / (255 * s.view(-1, 1, 1)),
+            b + (w * (m / s).view(-1, 1, 1)).sum((1, 2, 3)),  # the sign
+        ),
+        lambda w, b, m, s: (
+            w / (255 * s.view(-1, 1, 1)),
+            b - (w * m.view(-1, 1, 1)).sum((1, 2, 3)),  # deviation forgotten
+        ),
+        lambda w, b, m, s: (
+            w / (255 * s.view(-1, 1, 1)),
+            b - (w / 255 * (m / s).view(-1, 1, 1)).sum((1, 2, 3)),
+        ),
+        lambda w, b, m, s: (w / (255 * s.view(-1, 1, 1)), b),
+    ],
+    deploying.answers_until_even: [
+        lambda a, p, b, q: 0 if q >= p else 1 + max(0, -((a - b) // (p - q))),  # b first
+        lambda a, p, b, q: 1 if b <= a else 0 if q >= p else -((a - b) // (p - q)),
+        lambda a, p, b, q: 1 if b <= a else 0 if q >= p else 1 + (b - a) // (p - q),
+        lambda a, p, b, q: 1 if b <= a else 0 if q >= p else -(-b // (p - q)),
+        lambda a, p, b, q: 1 if b <= a else 1 + abs((b - a) // (p - q)) if p != q else 0,
     ],
     few_bits.step_gradient: [
         lambda x, s, a, b: round(x / s) - x / s,  # nothing is clipped
