@@ -4,6 +4,7 @@
     python scripts/measure_latency.py pruning     networks with fewer channels (chapter 2)
     python scripts/measure_latency.py lowrank     networks with factorized layers (chapter 5)
     python scripts/measure_latency.py quantization    networks of eight bits (chapter 6)
+    python scripts/measure_latency.py results     what is faster by any technique (all results)
 
 Writes results/latency.json or results/SWEEP-latency.json: one record a network and runtime,
 batch 1, one thread, all candidates interleaved in one process. Refuses to write a disturbed
@@ -103,6 +104,15 @@ def candidates(sweep: str) -> dict[str, Candidate]:
         return found
     pruned = PRUNED if sweep == "pruning" else (CHANNELS,)
     factorized = FACTORIZED if sweep == "lowrank" else ()
+    if sweep == "results":
+        found = {name: baseline(name) for name in BASELINES}
+        for v in ("channels L1 50 longer", "channels L1 35", "channels L1 25 longer"):
+            found[v] = finalist(v, pruning.load_pruned, "channel pruning")
+        for v in ("spatial 50", "channel, data-aware 50", "Tucker-2 50"):
+            found[v] = finalist(v, lowrank.load_factorized, "low rank")
+        for name, variant in zip(BASELINES, ("int8", "student int8"), strict=True):
+            found[variant] = eight_bits(name)[f"{name} int8 by slimcnn"]
+        return found
     return (
         {"dense": baseline("resnet14")}
         | {v: finalist(v, pruning.load_pruned, "channel pruning") for v in pruned}
@@ -165,7 +175,7 @@ def measure(
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    choices = ("baselines", "pruning", "lowrank", "quantization")
+    choices = ("baselines", "pruning", "lowrank", "quantization", "results")
     parser.add_argument("sweep", nargs="?", choices=choices, default=choices[0])
     sweep = parser.parse_args().sweep
     runtimes, command, file = (

@@ -1,0 +1,322 @@
+# %% [markdown]
+# # One network, six runtimes
+#
+# The file is right. How fast is it, and does it stay so in another runtime? This lesson changes the
+# latency and the bytes of networks whose weights stay what they are.
+#
+# **You will**
+#
+# - say what a runtime does between a file and an answer, and where six of them differ;
+# - estimate from a network's multiplications how fast it can be, in float32 and in int8;
+# - read one table of runtimes, and find where int8 is slower, and why;
+# - weigh the first answer, memory and threads against the latency of a warm network.
+#
+# **You need** [From a network to a file](export.ipynb), [Latency](../01-measuring/latency.ipynb) and
+# [Fewer bits, without training](../06-quantization/post-training.ipynb). Symbols are on the
+# [notation page](../../book/notation.md).
+#
+# **Time** 35 minutes to read, about a minute to run on a CPU.
+
+# %% tags=["setup", "hide-input"]
+# Colab only: install the book's package; torch, torchvision, numpy stay as they are.
+import sys
+
+REPOSITORY = "https://github.com/slim_cnns/slim-cnns"
+if "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    if "/slim_cnns/" in REPOSITORY:
+        raise RuntimeError(
+            f"{REPOSITORY} is a placeholder: nothing was installed. Set REPOSITORY in"
+            " this cell to the address of your copy of the book, or in all lessons at"
+            " once with `make repository URL=...`."
+        )
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    package = f"slimcnn[lessons] @ git+{REPOSITORY}@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.check_call([*pip, *kept, package])
+
+# %% tags=["imports"]
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from slimcnn import checkpoints, data, deploy, latency, metrics, plotting
+from slimcnn.checks import deploying
+from slimcnn.export import MissingRuntimeError
+
+plotting.use_style()
+_ = torch.manual_seed(0)
+
+# %% [markdown]
+# ## Measure first
+#
+# ResNet-14 in the runtime that the book has used so far, in float32 and in the int8 of that runtime's own
+# quantizer: 10,000 test images, one thread, batch 1.
+
+# %%
+measured = deploy.load_measurements()
+processor = next(m.latency[0].cpu for m in measured if m.latency)
+
+
+def rows(network=None, runtime=None, kind=None):
+    """Measurements of a network, a runtime, a type of number; or of all of them."""
+    wanted = {"network": network, "runtime": runtime, "kind": kind}
+    return [
+        m
+        for m in measured
+        if all(v is None or getattr(m, name) == v for name, v in wanted.items())
+    ]
+
+
+deploy.runtime_table(
+    rows("ResNet-14", "ONNX Runtime"),
+    ("kind", "bytes", "accuracy", "latency"),
+    f"ResNet-14 in ONNX Runtime, one thread, on {processor}.",
+)
+
+# %% [markdown]
+# ## The idea
+#
+# A runtime is what turns a file into answers: it **reads** the graph, **rewrites** it (the lesson before),
+# **plans** where in memory each tensor lives, and for each node calls a **kernel**, the compiled loop that
+# does the arithmetic. Six of them, by different makers, for different places:
+#
+# | runtime | made by | where it is at home | its file | its int8 |
+# |---|---|---|---|---|
+# | ONNX Runtime | Microsoft | servers, desktops, phones, browsers | `.onnx` | weights and activations, from images |
+# | ExecuTorch | PyTorch | phones; its XNNPACK backend on their CPUs | `.pte` | by torchao, in PyTorch |
+# | LiteRT, once TensorFlow Lite | Google | Android, microcontrollers | `.tflite` | by its quantizer, ends int8, too |
+# | OpenVINO | Intel | Intel's processors | `.xml`, `.bin` | by NNCF, with bias correction |
+# | ncnn | Tencent | phones, without dependencies | `.param`, `.bin` | by C++ tools that its wheel lacks |
+# | Core ML | Apple | iPhones, Macs; nowhere else | `.mlpackage` | of weights, without images |
+#
+# What can make one faster than another, if all do the same multiplications? A node costs the larger of
+# two times, computing and moving, and something for being called at all:
+#
+# $$
+# t = \sum_{\text{nodes}} \left[ \max\left( \frac{\text{MACs}}{\pi}, \frac{\text{bytes}}{\beta} \right) + t_0 \right] ,
+# $$ (eq-runtime)
+#
+# with the peak $\pi$ of the processor in multiply-accumulates a second, the bandwidth $\beta$ of its memory
+# and the overhead $t_0$ of a node. Kernels differ in how close they come to $\pi$, rewriting in the number of
+# nodes, planning in the bytes. Integers change $\pi$: a register of 512 bits holds 16 floats or 64 bytes,
+# and an instruction that multiplies bytes and adds them up in fours (VNNI on x86, `dotprod` on ARM) does
+# four times as many products.
+#
+# ## By hand
+#
+# ResNet-14 has 22 million multiply-accumulates. A core that runs at $3 \cdot 10^9$ cycles a second and starts
+# two instructions of 16 multiply-accumulates in each cycle has $\pi = 96 \cdot 10^9$. At best that is
+# $22 \cdot 10^6 / (96 \cdot 10^9) = 0.23$ ms, and with bytes a quarter of it. And if only 80 % of the time
+# is multiplications? Those take a quarter, the rest stays: $0.2 + 0.8 / 4 = 0.4$, so int8 is 2.5 times
+# as fast, not 4 times. This is Amdahl's law.
+
+# %%
+model = checkpoints.load("resnet14")
+macs = metrics.count_macs(model)
+peak = 3e9 * 2 * 16
+print(f"{macs:,} MACs, {1000 * macs / peak:.2f} ms at best, int8 {250 * macs / peak:.3f}")
+speedup = 1 / (0.2 + 0.8 / 4)
+assert round(1000 * macs / peak, 2) == 0.23 and round(speedup, 3) == 2.5
+
+# %% [markdown]
+# ## On the network
+#
+# Six files of the same network, each past the gate of the lesson before on 200 validation images. A runtime
+# that is not installed says what to install (in Colab all but the first are not); Core ML writes its file
+# here, and computes on a Mac alone.
+
+# %%
+validation = data.load("validation").subset(200)
+inputs = data.normalize(validation.images)
+folder = tempfile.TemporaryDirectory()
+files, programs = {}, {}
+for name, runtime in deploy.RUNTIMES.items():
+    path = Path(folder.name) / f"resnet14{runtime.suffix}"
+    try:
+        files[name] = runtime.export(model, inputs, path)
+        programs[name] = runtime.load(path)
+        found = deploy.parity(model, programs[name], inputs, validation.labels)
+        print(f"{name:14}{runtime.size(path):10,} bytes  {found}")
+    except (deploy.UnsupportedError, MissingRuntimeError) as error:
+        print(f"{name:14}{str(error).split('.')[0]}")
+
+# %% [markdown]
+# Float32 is float32: the files have the same size, up to what each writes about the graph, and the
+# answers differ in the last digits. How fast are they, here and now? All in one process, one thread,
+# interleaved:
+
+# %%
+one = {name: partial(program, inputs[:1]) for name, program in programs.items()}
+for name, found in latency.measure(one, rounds=200).items():
+    print(f"{name:14}{found}")
+
+# %% [markdown]
+# Times of a page that was built beside other work are worth little. The book's were taken on a quiet
+# machine by `scripts/measure_runtimes.py`: every runtime, float32 and int8, for ResNet-14, for versions of it
+# from earlier chapters, and for networks of ImageNet's size. First ours:
+
+# %%
+ours = ("ResNet-14", "ResNet-14, half the channels", "ResNet-14, Tucker-2", "student")
+columns = ("network", "runtime", "kind", "bytes", "accuracy", "latency", "latency 2")
+deploy.runtime_table(
+    [m for m in measured if m.network in ours],
+    columns,
+    f"Accuracy on the test set; batch 1, one thread and two, on {processor}.",
+)
+
+# %% [markdown]
+# Accuracy does not depend on the runtime in float32, and in int8 by tenths. Latency does:
+
+# %%
+computing = [n for n in deploy.RUNTIMES if n != "Core ML"]
+names = list(dict.fromkeys(m.network for m in measured))
+
+
+def medians(network, kind):
+    """Milliseconds of each runtime, one thread; NaN where there is no such file."""
+    found = {m.runtime: m.median() for m in rows(network, kind=kind)}
+    return np.array([found.get(name) or np.nan for name in computing])
+
+
+fig, axes = plt.subplots(4, 2, figsize=(6.8, 8.6), sharex="col", layout="constrained")
+order = [*ours, *(n for n in names if n not in ours)]
+for ax, network in zip(axes.T.flat, order, strict=False):
+    place = np.arange(len(computing))
+    ax.barh(place - 0.2, medians(network, "float32"), 0.4, label="float32")
+    ax.barh(place + 0.2, medians(network, "int8"), 0.4, label="int8", hatch="//")
+    ax.set_title(network, fontsize="medium")
+    ax.set_yticks(place, labels=computing if ax in axes[:, 0] else [])
+    ax.invert_yaxis()
+axes[-1, 0].set_xlabel("latency (ms)")
+axes[2, 1].set_xlabel("latency (ms)")
+axes[-1, 1].axis("off")
+axes[2, 1].tick_params(labelbottom=True)
+_ = axes[0, 0].legend()
+
+# %% [markdown]
+# TEXT ABOUT FIGURE.
+#
+# ## Why it works, when it does not
+#
+# ### Where int8 is slower
+#
+# How many times faster is int8, with one thread?
+
+# %%
+gain = {
+    (n, r): f / i
+    for n in names
+    for r, f, i in zip(
+        computing, medians(n, "float32"), medians(n, "int8"), strict=True
+    )
+    if np.isfinite(i)
+}
+quantizing = [r for r in computing if any(key[1] == r for key in gain)]
+print(f"{'':30}" + "".join(f"{r:>14}" for r in quantizing))
+for n in names:
+    print(f"{n:30}" + "".join(f"{gain[n, r]:13.2f}×" for r in quantizing))
+
+# %% [markdown]
+# TEXT ABOUT WHERE.
+
+# %% [markdown]
+# ### Two threads
+#
+# Twice the cores, half the time? Only for networks whose nodes are large enough to be shared:
+
+# %%
+for n in names:
+    ratios = [
+        m.median(1) / m.median(2) for m in rows(n, kind="float32") if m.median(2)
+    ]
+    print(f"{n:30}{min(ratios):5.2f} to {max(ratios):.2f} times faster")
+
+# %% [markdown]
+# TEXT.
+
+# %% [markdown]
+# ### The first answer, and memory
+#
+# An app that was just opened has no warm network. From the file to the first answer, in a fresh process
+# whose libraries are loaded, and by how much memory grew at its peak:
+
+# %%
+large = ("ResNet-14", "EfficientNet-Lite0", "ResNet-18")
+deploy.runtime_table(
+    [m for m in measured if m.network in large and m.latency],
+    ("network", "runtime", "kind", "bytes", "first", "latency", "peak"),
+    f"One thread, batch 1, on {processor}.",
+)
+
+# %% [markdown]
+# TEXT.
+
+# %% [markdown]
+# **Find the bug.** A colleague compares runtimes, and reports the slowest as a hundred times slower than
+# the others:
+
+# %%
+program = deploy.RUNTIMES["ONNX Runtime"].load(files["ONNX Runtime"])
+start = time.perf_counter()
+deploy.RUNTIMES["ONNX Runtime"].load(files["ONNX Runtime"])(inputs[:1])
+once = 1000 * (time.perf_counter() - start)
+start = time.perf_counter()
+program(inputs[:1])
+print(f"A {once:.1f} ms, B {1000 * (time.perf_counter() - start):.2f} ms")
+
+# %% [markdown]
+# ```{dropdown} What is wrong?
+# A is loaded and called once, inside the clock: reading, rewriting, planning, and then one cold call. B
+# was loaded before. They are the same file in the same runtime. Load outside, warm up, repeat, interleave;
+# and if the first answer is what you care about, measure it for both.
+# ```
+#
+# ## What practitioners use
+#
+# A network that is not ours, with weights from ImageNet: EfficientNet-Lite0, made for int8 (no
+# squeeze-and-excitation, ReLU6 for swish) {cite:p}`tan2019efficientnet`. No labels here: the files are held against the network on 216 crops of
+# four photographs, none of which the ranges have seen. "Where sure": crops to whose answer the network gives
+# more than one half.
+
+# %%
+deploy.runtime_table(
+    rows("EfficientNet-Lite0"),
+    ("runtime", "kind", "bytes", "error", "agreement", "sure", "latency"),
+    f"EfficientNet-Lite0, 224×224, one thread, on {processor}.",
+)
+
+# %% [markdown]
+# TEXT.
+#
+# Each runtime has a tool that times a file without Python, on a phone, too: `onnxruntime_perf_test`,
+# ExecuTorch's `executor_runner`, LiteRT's `benchmark_model`, OpenVINO's `benchmark_app`, ncnn's `benchncnn`,
+# and Xcode's performance report for Core ML. [On the phone](on-the-phone.ipynb) uses them.
+#
+# The claims of the text:
+
+# %% tags=["claims"]
+fp32 = {n: np.nanmedian(medians(n, "float32")) for n in names}
+folder.cleanup()
+
+# %% [markdown]
+# ## Your turn
+#
+# Runtime A gives its first answer early, B is faster from then on. After how many answers has B caught up?
+# Write it for any numbers; 0 if it never does. Replace the `...` and run the cell.
+
+
+# %%
+def answers_until_even(first_a, each_a, first_b, each_b):
+    """The least number of answers, 1 or more, for which B took no more time than A; 0 if none."""
+    return ...
+
+
+deploying.answers_until_even(answers_until_even)
