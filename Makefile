@@ -79,6 +79,7 @@ results: install ## list the missing runs with their minutes; the runs themselve
 	$(PY) scripts/screen_quantization.py --list
 	$(PY) scripts/sweep_quantization.py --list
 	$(PY) scripts/sweep_compression.py --list
+	$(PY) scripts/sweep_recipe.py --list
 	@if [ -f results/latency.json ]; then echo "latency.json is there"; \
 	else echo "latency.json missing (2 minutes): $(PY) scripts/measure_latency.py"; fi
 

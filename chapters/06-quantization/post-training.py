@@ -982,8 +982,7 @@ few_bits.corrected_bias(corrected_bias)
 # of the harm is of two kinds that can be mended without labels: uneven ranges, which equalization
 # removes without changing the function, and means that have drifted, which go back into the bias.
 # Rounding to the nearest is not the best rounding, and a better one can be learned layer by layer.
-# What is left
-# is to spend bits where they help, and to train with rounding, a lesson in preparation.
+# What is left is to spend bits where they help, and to train with rounding.
 #
 # ## Check yourself
 #
@@ -1038,6 +1037,6 @@ few_bits.corrected_bias(corrected_bias)
 #
 # ## Where next
 #
-# - [Next lesson](weight-sharing.ipynb): shared values, short words, and a file of 70 kB.
+# - [Next lesson](training-aware.ipynb): training with rounding, for still fewer bits.
 # - {cite:t}`nagel2019datafree` and {cite:t}`nagel2020adaround`: both remedies, with derivations.
 # - {cite:t}`krishnamoorthi2018quantizing`: what to expect from each choice.

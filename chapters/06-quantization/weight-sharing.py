@@ -738,5 +738,5 @@ codes.entropy(entropy)
 #
 # ## Where next
 #
-# - Next chapter, in preparation: the network on a phone.
+# - [Next chapter](../07-deployment/export.ipynb): the network leaves Python.
 # - {cite:t}`han2016deep`: the whole pipeline.
