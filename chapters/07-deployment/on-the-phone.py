@@ -92,6 +92,10 @@ def accuracy(inputs):
     return metrics.accuracy(program(inputs.reshape(-1, 1, 28, 28)), validation.labels)
 
 
+# %% [markdown]
+# From tensors, as in all chapters before:
+
+# %%
 expected = data.normalize(validation.images)
 baseline = accuracy(expected)
 print(f"{baseline:.1f} %")
@@ -178,6 +182,11 @@ def box_means(gray):
     return sums / np.outer(np.diff(bounds), np.diff(bounds))
 
 
+# %% [markdown]
+# And what the file takes:
+
+
+# %%
 def phone_input(photos):
     """(N, S, S, 3) bytes -> (N, 28, 28): a dark garment on a light ground."""
     gray = box_means(photos @ (GRAY / 255))
@@ -217,6 +226,10 @@ def photograph(images, side=280, dye=(1, 1, 1), woven=False, light=1.0):
     return (255 * colors).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+# %% [markdown]
+# All 500, of plain and of woven cloth:
+
+# %%
 generator = torch.Generator().manual_seed(0)
 plain = photograph(validation.images)
 woven = photograph(validation.images, woven=True)
@@ -298,11 +311,16 @@ for name, small_gray in filters.items():
     reached[name] = (1 - small_gray - data.MEAN) / data.STD
 
 # %% [markdown]
-# The accuracy of each, what keeps to the contract in the first color:
+# The accuracy of each:
 
 # %%
 accuracies = {name: accuracy(inputs) for name, inputs in reached.items()}
 GOOD = ("as it should be", "jeans", "three channels first", "int8 end", "woven, boxes")
+
+# %% [markdown]
+# In the first color what keeps to the contract:
+
+# %%
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 colors = [plotting.PALETTE[name not in GOOD] for name in accuracies]
 bars = ax.barh(list(accuracies), list(accuracies.values()), color=colors)
@@ -349,6 +367,11 @@ right_of = {
     "woven, nearest": "woven, boxes",
 }
 right = {"as it should be", *right_of.values()}
+
+# %% [markdown]
+# The largest difference of each from its right version:
+
+# %%
 first = {name: np.asarray(x)[0].reshape(28, 28) for name, x in reached.items()}
 differences = {
     name: np.abs(first[name] - first[right_of.get(name, "as it should be")]).max()
@@ -394,6 +417,10 @@ def first_and_later(name, threads=1, runs=50):
     return loading, first, np.median(later)
 
 
+# %% [markdown]
+# Both networks on one thread:
+
+# %%
 for name in paths:
     loading, first, later = first_and_later(name)
     print(f"{name:12} load {loading:7.1f}  first {first:7.2f}  later {later:6.2f} ms")
@@ -460,6 +487,10 @@ def run_hot(power, limit, seconds=900, capacity=50, resistance=8):
     return np.array(temperatures), np.array(speeds)
 
 
+# %% [markdown]
+# Two programs, one of 4 W and one of 2 W:
+
+# %%
 hot, speed = run_hot(4, limit=20)
 cool, steady = run_hot(2, limit=20)
 throttled = int(np.argmax(speed < 1))
@@ -468,7 +499,7 @@ print(f"throttled after {throttled} s, by hand {400 * log(32 / 12):.0f} s")
 print(f"after 300 s {hot[299]:.2f} K, by the formula {by_formula:.2f} K")
 
 # %% [markdown]
-# The two programs as they run, one of 4 W and one of 2 W:
+# As they run:
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
@@ -482,7 +513,7 @@ axes[1].set_ylabel("speed (%)")
 _ = axes[0].legend()
 
 # %% [markdown]
-# A benchmark of ten seconds sees the left edge of the right picture. Run for ten minutes, plot the median of each ten
+# Ten seconds are the left edge of the right picture. Run for ten minutes, plot the median of each ten
 # seconds, and watch what the system says: on Android
 # [`getCurrentThermalStatus`](https://developer.android.com/reference/android/os/PowerManager), on iOS
 # [`thermalState`](https://developer.apple.com/documentation/foundation/processinfo/thermalstate-swift.enum), where at
@@ -523,9 +554,7 @@ print(f"{images_per_battery / 1e6:.0f} million images at 0.4 mJ")
 # activations that live at once.
 
 # %%
-print(
-    f"{'kB':22}{'weights, float32':>17}{'int8':>7}{'activations, float32':>22}{'int8':>7}"
-)
+print(f"{'kB':22}{'weights':>9}{'in int8':>9}{'activations':>13}{'in int8':>9}")
 peaks = {}
 for name, network, shape in (
     ("student", student, (1, 1, 28, 28)),
@@ -535,7 +564,7 @@ for name, network, shape in (
     count = metrics.count_parameters(network) / 1e3
     peak = metrics.peak_activation_bytes(network, shape) / 1e3
     peaks[name] = count, peak / 4
-    print(f"{name:22}{4 * count:17,.0f}{count:7,.0f}{peak:22,.0f}{peak / 4:7,.0f}")
+    print(f"{name:22}{4 * count:9,.0f}{count:9,.0f}{peak:13,.0f}{peak / 4:9,.0f}")
 
 # %% [markdown]
 # Say a microcontroller has 1 MB of flash for weights and 256 kB of RAM for activations. Both of our networks fit in
@@ -561,7 +590,7 @@ phone.mkdir()
 
 
 def install(version):
-    """Download, verify, then switch; whatever fails leaves the current version as it is."""
+    """Download, verify, switch; a failure leaves the current version as it is."""
     shutil.copytree(server / version, phone / version)  # the download
     try:
         deploy.load_shipped(phone / version, runtime, "int8")
@@ -575,6 +604,10 @@ def install(version):
     return "installed"
 
 
+# %% [markdown]
+# The first version arrives:
+
+# %%
 print("1:", install("1"))
 
 # %% [markdown]
@@ -597,6 +630,10 @@ def flip(content):
     return content
 
 
+# %% [markdown]
+# Both are put on the server, and one is fetched:
+
+# %%
 release("2", flip)
 release("4", bytes)
 told = {"2": install("2")}
@@ -628,7 +665,7 @@ for version, answer in told.items():
 
 # %%
 def start():
-    """The version that answers, going back if the last start did not come to an answer."""
+    """The version that answers; goes back if the last start came to no answer."""
     mark, previous = phone / "starting", phone / "previous"
     if mark.exists() and previous.exists():
         os.replace(previous, phone / "current")
@@ -640,8 +677,12 @@ def start():
     return version
 
 
+# %% [markdown]
+# A start of version 4; one that dies while loading; the next:
+
+# %%
 started = [start()]
-(phone / "starting").touch()  # a start that died while loading
+(phone / "starting").touch()  # the second one got no further
 started.append(start())
 print("started", " then ".join(started))
 
@@ -686,6 +727,10 @@ class Shuffled(torch.nn.Module):
         return self.network(x).roll(1, dims=1)
 
 
+# %% [markdown]
+# It passes every check:
+
+# %%
 deploy.ship(Shuffled(student), server / "5", validation, [runtime], calibration)
 forged = install("5")
 wrong = deploy.load_shipped(phone / "5", runtime, "int8")
@@ -842,18 +887,6 @@ phones.next_version(next_version)
 # :class: dropdown
 # While writing: half a file, and no old one. After writing and before the check: a file that nobody has verified, and that
 # may be wrong. Write beside it, verify, rename.
-# ```
-#
-# ```{exercise}
-# :label: ex-phone-average
-# `benchmark_model` reports an average of 2.1 ms with a standard deviation of 1.9 ms. What happened, and what do you
-# do?
-# ```
-#
-# ```{solution} ex-phone-average
-# :class: dropdown
-# The spread is as large as the mean: two kinds of runs, such as big and little cores, or some long
-# interruptions. Pin the process, look at the single times, report the median; and report the unpinned number beside it.
 # ```
 #
 # ## Where next
