@@ -216,6 +216,9 @@ def phone_input(photos):
 
 
 # %%
+generator = torch.Generator().manual_seed(0)
+
+
 def photograph(images, side=280, dye=(1, 1, 1), woven=False, light=1.0):
     """(N, 1, 28, 28) bytes -> (N, side, side, 3) bytes"""
     garment = F.interpolate(images / 255, size=side)
@@ -230,7 +233,6 @@ def photograph(images, side=280, dye=(1, 1, 1), woven=False, light=1.0):
 # All 500, of plain and of woven cloth:
 
 # %%
-generator = torch.Generator().manual_seed(0)
 plain = photograph(validation.images)
 woven = photograph(validation.images, woven=True)
 print(plain.shape)
@@ -331,12 +333,11 @@ ax.grid(axis="y", visible=False)
 ax.invert_yaxis()
 
 # %% [markdown]
-# The file is the same in all rows. No error was raised in any, no gate was asked. Some mistakes ruin
-# everything, and somebody notices; the dangerous ones cost ten points, look like "the network is not that good",
-# and stay. Picking single pixels (nearest), or four of a hundred (bilinear without antialiasing), reads the
-# threads instead of the cloth. From a 3,000-pixel photograph, it is four of eleven thousand.
-# torchvision's antialiased filter, the industrial one, does as well as boxes; what matters is that app and
-# both apps use *the same*.
+# The file is the same in all rows, and no row raised an error. Some mistakes ruin everything, and
+# somebody notices; the dangerous ones cost ten points, look like "the network is not that good", and
+# stay. Picking single pixels (nearest), or four of a hundred (bilinear without antialiasing), reads the
+# threads instead of the cloth. torchvision's antialiased filter, the industrial one, does as well as boxes;
+# what matters is that both apps use *the same*.
 #
 # Two rows should surprise: normalizing twice, and pixels up to 255, are absurd, and most answers are still
 # right. Does the float32 file say the same?
@@ -350,9 +351,9 @@ for name in ("normalized twice", "0 to 255"):
     print("{}: float32 {:.1f} %, int8 {:.1f} %".format(name, *hidden[-1]))
 
 # %% [markdown]
-# It guesses. The int8 file's first step rounds its input to the range that it was calibrated for, so what lies
-# outside is cut off, and what is left of a garment is its silhouette, which is often enough. int8 does not
-# mend the mistake, it hides it. Test an app with the float32 file first.
+# It guesses. The int8 file's first step rounds its input to the range that it was calibrated for: what lies
+# outside is cut off, and a silhouette is left, which is often enough. int8 does not mend the mistake, it
+# hides it. Test an app with the float32 file first.
 #
 # **One photograph is a test.** A checksum covers the file and none of this. What covers it is a photograph
 # with its 784 numbers, which the app's own tests compare:
@@ -386,10 +387,10 @@ print({name: f"{value:.2f}" for name, value in differences.items()})
 #
 # ### The first answer
 #
-# A benchmark warms up. A user opens the app, waits for the file, for the runtime's preparations and for a first
-# run that finds nothing in the caches. We load the student and a network that is not ours, torchvision's
-# MobileNetV2 {cite:p}`sandler2018mobilenetv2` at 224×224 with random weights, and look at the clock. (Your
-# times; nothing is asserted of them.)
+# A benchmark warms up. A user waits for the file, for the runtime's preparations and for a **first inference**
+# that finds nothing in the caches. We time the student and a network that is not ours, torchvision's
+# MobileNetV2 {cite:p}`sandler2018mobilenetv2` at 224×224 with random weights. (Your times; nothing is
+# asserted of them.)
 
 # %%
 mobilenet = torchvision.models.mobilenet_v2(weights=None).eval()
@@ -426,8 +427,8 @@ for name in paths:
     print(f"{name:12} load {loading:7.1f}  first {first:7.2f}  later {later:6.2f} ms")
 
 # %% [markdown]
-# Loading takes as long as many answers. It happens once: load when the screen opens, off the main thread,
-# run once on zeros, and keep the session. On a phone it can be far worse: with Apple's Neural Engine,
+# Loading takes as long as several answers. Do it once, off the main thread, when the screen opens; run
+# once on zeros, and keep the session. On a phone it can be worse: with Apple's Neural Engine,
 # [one developer reports](https://developer.apple.com/forums/thread/709211) 700 ms for loading a file of
 # 15 kB, and 18 ms without. Report three numbers: load, first, median.
 #
@@ -450,10 +451,9 @@ for name in paths:
 
 # %% [markdown]
 # (A second core that is busy with something else is a little core, too.) Measure 1, 2 and 4 threads on the
-# phone, never "all". To know which cores ran, pin the process:
-# `taskset f0` takes the cores four to seven, and
-# [which are the big ones differs from phone to phone](https://github.com/google-ai-edge/LiteRT/blob/main/tflite/tools/benchmark/README.md).
-# An app cannot pin, so report the number without it, too.
+# phone, never "all". To know which cores ran, pin the process: `taskset f0` takes the cores 4 to 7, and
+# [which are the big ones differs between phones](https://github.com/google-ai-edge/LiteRT/blob/main/tflite/tools/benchmark/README.md).
+# An app cannot count on that: report the unpinned number, too.
 #
 # ### Heat
 #
@@ -469,10 +469,10 @@ for name in paths:
 #
 # At the end it is $R_\vartheta Q$, and it takes the time $R_\vartheta C_\vartheta$ to come within 37 % of it. By hand,
 # with numbers that we *assume*: $C_\vartheta = 50$ J/K, $R_\vartheta = 8$ K/W, $Q = 4$ W. The end is 32 K
-# above the room, the time constant 400 s. If the phone allows 20 K, it is reached after
-# $400 \ln \frac{32}{32 - 20} = 392$ s. From then on no more than $20 / 8 = 2.5$ W can go in. If power
-# grows with the cube of the clock (voltage rises with it), $\sqrt[3]{2.5 / 4} = 85$ % of the speed is left.
-# The same, step by step:
+# above the room, the time constant 400 s. A limit of 20 K is reached after
+# $400 \ln \frac{32}{32 - 20} = 392$ s. From then on the phone **throttles**: no more than $20 / 8 = 2.5$ W can go
+# in. If power grows with the cube of the clock (voltage rises with it), $\sqrt[3]{2.5 / 4} = 85$ % of the
+# speed is left. Step by step:
 
 
 # %%
@@ -514,10 +514,10 @@ _ = axes[0].legend()
 
 # %% [markdown]
 # Ten seconds are the left edge of the right picture. Run for ten minutes, plot the median of each ten
-# seconds, and watch what the system says: on Android
+# seconds, and watch the system: on Android
 # [`getCurrentThermalStatus`](https://developer.android.com/reference/android/os/PowerManager), on iOS
 # [`thermalState`](https://developer.apple.com/documentation/foundation/processinfo/thermalstate-swift.enum), where at
-# `serious` performance is already reduced. And a network that rests between images may never get there: at 30 images
+# `serious` performance is already reduced. A network that rests between images may never get there: at 30 images
 # a second of 10 ms each, 4 W run 30 % of the time, 1.2 W on average.
 #
 # ### Energy
@@ -549,9 +549,9 @@ print(f"{images_per_battery / 1e6:.0f} million images at 0.4 mJ")
 #
 # ### Memory
 #
-# Three parts: the file, if it is *read* (a *mapped* file counts only as far as its pages were touched, and the
-# system can drop them again); the weights as the runtime lays them out for its kernels; and the
-# activations that live at once.
+# Three parts: the file, if it is *read*, as by our classifier for ONNX Runtime (of a *mapped* file, as by
+# that for ExecuTorch, only pages that were touched count); the weights as the runtime lays them out for its
+# kernels; and the activations that live at once.
 
 # %%
 print(f"{'kB':22}{'weights':>9}{'in int8':>9}{'activations':>13}{'in int8':>9}")
@@ -567,22 +567,21 @@ for name, network, shape in (
     print(f"{name:22}{4 * count:9,.0f}{count:9,.0f}{peak:13,.0f}{peak / 4:9,.0f}")
 
 # %% [markdown]
-# Say a microcontroller has 1 MB of flash for weights and 256 kB of RAM for activations. Both of our networks fit in
-# int8, ResNet-14 with little flash to spare for code, and the *smaller* network needs the
-# *larger* RAM: its widest layer decides, not its number of weights. At 224×224 it is the activations that do not
-# fit. (A runtime that fuses operations needs less, padding and bookkeeping more; after
-# `AllocateTensors` the interpreter's
+# Say a microcontroller has 1 MB of flash for weights and code and 256 kB of RAM. Both of our networks fit in
+# int8, and the *smaller* one needs the *larger* RAM: the widest layer decides, not the number of weights. At
+# 224×224 neither part fits, the activations by far the least. (Fused operations need less, padding and
+# bookkeeping more;
 # [`arena_used_bytes`](https://github.com/tensorflow/tflite-micro/blob/main/tensorflow/lite/micro/micro_interpreter.h)
-# says what is true.) On a phone, `adb shell dumpsys meminfo PACKAGE` before loading, after it, and after the first
-# run; the row is TOTAL PSS.
+# says what is true.) On Android, look at TOTAL PSS of `adb shell dumpsys meminfo PACKAGE` before loading, after
+# it, and after the first run.
 #
 # ### Delivery and update
 #
-# The student's file is smaller than a photograph: put it into the app, where it is signed, there offline, and of the
-# right version. Download it if networks change more often than the app, or devices get different ones. Then an update is a
-# download, and a download can be cut off, damaged or wrong. Three rules: verify before use; switch by
-# one atomic step; keep what worked. Replacing a file by renaming another over it is such a step: a reader sees
-# the old one or the new one, never a half.
+# The student's file is smaller than a photograph: put it into the app, where it is signed, there offline, and
+# of the right version. Download it if networks change more often than the app, or devices get different ones.
+# A download can be cut off, damaged or wrong. Three rules: verify before use; switch in one atomic
+# step; keep what worked. Renaming a file over another is such a step: a reader sees the old one or the new
+# one, never a half.
 
 # %%
 phone = Path(folder.name) / "phone"
@@ -591,6 +590,7 @@ phone.mkdir()
 
 def install(version):
     """Download, verify, switch; a failure leaves the current version as it is."""
+    shutil.rmtree(phone / version, ignore_errors=True)  # of an attempt before
     shutil.copytree(server / version, phone / version)  # the download
     try:
         deploy.load_shipped(phone / version, runtime, "int8")
@@ -656,11 +656,11 @@ for version, answer in told.items():
 
 # %% [markdown]
 # The bit was found by the checksum, the wrong network by the **known answers**: images with their logits, which the
-# phone computes once, on its own processor and with its own version of the runtime. (The gate for int8 allows 15 %. A phone
-# that computes in float16 needs a tolerance of its own, for float32 files too.)
+# phone computes once, on its own processor, with its own version of the runtime. (For int8 15 % of error
+# are allowed. A phone that computes in float16 needs a tolerance of its own.)
 #
-# What if version 4 is sound, and crashes this one phone while loading? A mark is set before
-# loading and removed after the first answer. A start that finds the mark goes back:
+# What if version 4 is sound, and crashes this one phone? A mark is set before loading and removed after
+# the first answer. A start that finds the mark goes back:
 
 
 # %%
@@ -689,8 +689,8 @@ print("started", " then ".join(started))
 # %% [markdown]
 # ## Why it works, when it does not
 #
-# **A ground that is not white.** Fashion-MNIST's background is exactly zero in most pixels. A photographed wall is not
-# exactly white. We dim the light, and leave the ground as it is, or divide by the brightest box:
+# **A ground that is not white.** Fashion-MNIST's background is exactly zero. A photographed wall is not exactly
+# white. We dim the light, and leave the ground as it is, or divide by the brightest box:
 
 # %%
 dim = {}
@@ -705,14 +705,13 @@ for light in (1.0, 0.98, 0.95, 0.9, 0.7):
     print(f"{100 * light:4.0f} %{dim[light][0]:9.1f} %{dim[light][1]:8.1f} %")
 
 # %% [markdown]
-# Five percent less light, which no eye would see, takes more than twenty points away, and one division gives them
-# back. This is why the contract has a row for the ground. Uneven light, shadows, a patterned sofa: no division mends
-# those. The data set's authors made their images from shop photographs {cite:p}`xiao2017fashion`, and an accuracy on their
-# test set says *nothing* about your wall. Collect photographs from the app's users (who agree), label a few
-# hundred, and measure.
+# Five percent less light takes more than twenty points away, and one division gives them back. Uneven
+# light, shadows, a patterned sofa: no division mends those. The data set's authors made their images from
+# shop photographs {cite:p}`xiao2017fashion`, and an accuracy on their test set says *nothing* about your
+# wall. Collect photographs from users who agree, label a few hundred, and measure.
 #
-# **A checksum is not a signature.** Whoever can change file and manifest together gets past all of it. A network that was
-# shipped with its labels in another order, by the proper tools:
+# **A checksum is not a signature.** Whoever can change file and manifest together gets past all of it. A
+# network with its labels in another order, shipped by the proper tools:
 
 
 # %%
@@ -740,8 +739,8 @@ print(
 )
 
 # %% [markdown]
-# (Its manifest even says how bad it is: an app may refuse an `accuracy` below its floor. A forger would write another.)
-# Keep the expected checksum, or a public key, in the app; or let the shop deliver, which signs.
+# (Its manifest even says how bad it is. A forger's would not.) Keep a public key in the app, or let the shop
+# deliver, which signs.
 #
 # ## What practitioners use
 #
@@ -764,19 +763,18 @@ print(
 # | ONNX Runtime | [`onnxruntime_perf_test -m times -r 500 -x 1 -y 1`](https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/test/perftest/README.md), built from source | `P50`, in seconds |
 # | Core ML | [the package's tab *Performance* in Xcode](https://developer.apple.com/documentation/coreml/analyzing-a-core-ml-model-s-performance-in-xcode) | load, median, and which unit ran each operation |
 #
-# Screen on, airplane mode, a full battery and no charger (charging warms), a release build. Delivery has tools
-# as well: [Play's AI packs](https://developer.android.com/google/play/on-device-ai) (beta; updated with the app),
+# Screen on, airplane mode, a full battery, no charger (charging warms), a release build. For delivery there are [Play's AI packs](https://developer.android.com/google/play/on-device-ai) (beta; updated with the app),
 # [Background Assets](https://developer.apple.com/documentation/backgroundassets/downloading-apple-hosted-asset-packs)
-# on iOS (independent of the app), or your own server and the code above. Files and runtimes have versions:
-# ExecuTorch [promises](https://github.com/pytorch/executorch/blob/main/runtime/COMPATIBILITY.md) that a file runs in the next
+# on iOS (independent of the app), or your own server. And versions: ExecuTorch
+# [promises](https://github.com/pytorch/executorch/blob/main/runtime/COMPATIBILITY.md) that a file runs in the next
 # minor release of its runtime, and nothing for an older one. Update the app's library first, the file later.
 #
-# To see the compressed networks in your own phone's browser, without any app, open the book's demo page.
+# The book's demo page runs the compressed networks in your phone's browser, without any app.
 #
 # ```{admonition} What changes at ImageNet scale
 # :class: note
-# Activations, not weights, fill the memory (the table above), a file is worth downloading apart, and seconds of work
-# become minutes of heat. Phones differ by an order of magnitude in peak speed, and in 2018 the GPU of a median
+# Activations become as large as weights (the table above), a file is worth downloading apart, and answers
+# take long enough to warm the phone. Phones differ by an order of magnitude in peak speed, and in 2018 the GPU of a median
 # Android phone was no faster than its CPU {cite:p}`wu2019facebook`: measure on the slow ones.
 # ```
 #
@@ -846,10 +844,10 @@ phones.next_version(next_version)
 # ## Summary
 #
 # A gate covers the file, and users get the file with an app around it. Nine steps lead from a photograph to
-# a label, each can be wrong without an error, and one photograph with its 784 numbers tests all of them. Times
-# from a desk are those of a warm, cool, single core: on the phone the first answer, slow cores and heat come on top,
-# and bytes cost energy. An update is verified on the device, switched in one step, and taken back if it
-# does not come to an answer.
+# a label, each can be wrong without an error; one photograph with its 784 numbers tests those before the file,
+# known answers the rest. A desk measures a cool machine with warm caches: on the phone the first answer, slow
+# cores and heat come on top, and bytes cost energy. An update is verified on the device, switched in one step,
+# and taken back if it does not come to an answer.
 #
 # ## Check yourself
 #
