@@ -14,6 +14,7 @@ from slimcnn.checks import (
     integer_arithmetic,
     low_rank,
     measuring,
+    phones,
     pruning_channels,
     pruning_weights,
     sparse_formats,
@@ -127,7 +128,15 @@ def soft_by_autograd(z_s, z_t, temperature):
     return torch.autograd.grad(loss, z_s)[0]
 
 
+def allowed(offers, runtime, oldest=lambda oldest, runtime: oldest <= runtime):
+    return [v for v, needed, gone in offers if oldest(needed, runtime) and not gone]
+
+
 RIGHT = {
+    phones.next_version: [
+        lambda offers, runtime: max([0, *allowed(offers, runtime)]),
+        lambda offers, runtime: (sorted(allowed(offers, runtime)) or [0])[-1],
+    ],
     pruning_weights.cubic: [
         lambda t, T, a, b: pruning.cubic(min(t / T, 1.0), final=b, initial=a),
         lambda t, T, a, b: b if t >= T else b - (b - a) * ((T - t) / T) ** 3,
@@ -201,6 +210,16 @@ RIGHT = {
 }
 
 WRONG = {
+    phones.next_version: [
+        lambda offers, runtime: max((v for v, _, _ in offers), default=0),
+        lambda offers, runtime: max((v for v, old, _ in offers if old <= runtime), default=0),
+        lambda offers, runtime: max((v for v, _, gone in offers if not gone), default=0),
+        lambda offers, runtime: max(allowed(offers, runtime)),  # the app has a network, too
+        lambda offers, runtime: [0, *allowed(offers, runtime)][-1],  # the last one listed
+        lambda offers, runtime: max([0, *allowed(offers, runtime, lambda a, b: a < b)]),
+        lambda offers, runtime: max([0, *allowed(offers, runtime, lambda a, b: a >= b)]),
+        lambda offers, runtime: max([0, *allowed(offers, runtime, lambda a, b: str(a) <= str(b))]),
+    ],
     codes.entropy: [
         lambda n: sum(-c / sum(n) * np.log(c / sum(n)) for c in n if c),  # nats
         lambda n: sum(-c * np.log2(c / sum(n)) for c in n if c),  # of all symbols together

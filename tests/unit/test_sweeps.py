@@ -16,6 +16,7 @@ SWEEPS = {
     "quantization": "sweep_quantization",
     "quantization-screen": "screen_quantization",
     "compression": "sweep_compression",
+    "recipe": "sweep_recipe",
 }
 
 
