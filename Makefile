@@ -80,8 +80,8 @@ results: install ## list the missing runs with their minutes; the runs themselve
 	$(PY) scripts/sweep_quantization.py --list
 	$(PY) scripts/sweep_compression.py --list
 	$(PY) scripts/sweep_recipe.py --list
-	@if [ -f results/latency.json ]; then echo "latency.json is there"; \
-	else echo "latency.json missing (2 minutes): $(PY) scripts/measure_latency.py"; fi
+	@for file in latency {pruning,lowrank,quantization,results}-latency runtimes; do \
+	  [ -f results/$$file.json ] || echo "$$file.json is missing: see scripts/measure_*.py"; done
 
 repository: install ## make repository URL=https://github.com/OWNER/NAME: set the address everywhere
 	@$(PY) scripts/repository.py $(if $(URL),'$(URL)')
