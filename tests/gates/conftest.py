@@ -50,7 +50,9 @@ def original(tmp_path_factory):
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "vendor", "networks", "train_*", "screen_*")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", "vendor", "networks", "train_*", "screen_*"
+    )
     for name in FOLDERS:
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     (root / "scripts" / "demo.py").write_text('"""The small book runs no networks."""\n')
