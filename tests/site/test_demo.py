@@ -1,4 +1,4 @@
-"""The page demo/ in Chromium: its networks, its faults, and what somebody without a mouse can do."""
+"""The page demo/ in Chromium: its networks, its faults, and what can be done without a mouse."""
 
 import copy
 import hashlib
