@@ -4,7 +4,7 @@ const NAMESPACE = "http://www.w3.org/2000/svg";
 const HEIGHT = 300;
 const MARGIN = { left: 44, right: 16, top: 24, bottom: 44 };
 const LINE = 15; // labels are this far apart, at least
-const LETTER = 7; // about the width of one
+const GAP = 8; // between the numbers of an axis
 
 function add(parent, name, attributes, text = "") {
   const node = document.createElementNS(NAMESPACE, name);
@@ -54,12 +54,12 @@ export function draw(svg, points, axis, format) {
   }
   let free = MARGIN.left; // where the next label of the axis has room
   for (const tick of ticks(cheap, dear)) {
-    const label = format(tick);
-    const half = (LETTER * label.length) / 2;
+    const place = { class: "tick", x: x(tick), y: bottom + 18, "text-anchor": "middle" };
+    const label = add(svg, "text", place, format(tick));
+    const half = label.getComputedTextLength() / 2;
     add(svg, "line", { class: "grid", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 5 });
-    if (x(tick) - half < free || x(tick) + half > width) continue;
-    add(svg, "text", { class: "tick", x: x(tick), y: bottom + 18, "text-anchor": "middle" }, label);
-    free = x(tick) + half + LETTER;
+    if (x(tick) - half < free || x(tick) + half > width) label.remove();
+    else free = x(tick) + half + GAP;
   }
   add(svg, "text", { class: "title", x: 0, y: 12 }, "accuracy on the test images (%)");
   add(svg, "text", { class: "title", x: right, y: HEIGHT - 6, "text-anchor": "end" }, axis);
@@ -72,7 +72,8 @@ export function draw(svg, points, axis, format) {
     }
     add(svg, "circle", { class: "point", cx: px, cy: py, r: 5 });
     // The name stands above its point, to the right, or as far as the drawing allows.
-    const length = LETTER * point.name.length;
+    const name = add(svg, "text", {}, point.name);
+    const length = name.getComputedTextLength();
     const left = Math.min(px - 4, width - length);
     let height = py - 10;
     for (const other of placed) {
@@ -80,7 +81,8 @@ export function draw(svg, points, axis, format) {
       if (!apart && other.height - height < LINE) height = other.height - LINE;
     }
     placed.push({ left, length, height });
-    add(svg, "text", { x: left, y: height }, point.name);
+    name.setAttribute("x", left);
+    name.setAttribute("y", height);
   }
   const told = points.map((point) => {
     const spread = point.low ? ` (${format(point.low)} to ${format(point.high)})` : "";

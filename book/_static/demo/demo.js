@@ -57,8 +57,8 @@ function addRow(network) {
       element("span", { class: "note" }, note),
     ),
     cell("File", formatBytes(network.bytes)),
-    cell("Accuracy", `${network.accuracy.toFixed(2)} %`),
-    cell("Time", "–"),
+    cell("Test accuracy", `${network.accuracy.toFixed(2)} %`),
+    cell("Time", "–", element("span", { class: "note" }, "\u00a0")), // as high as with a time
     cell("Answer", "–"),
   );
   $("rows").append(row);
