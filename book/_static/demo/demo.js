@@ -92,7 +92,7 @@ function asText(page) {
       network.accuracy.toFixed(2),
       answer ? answer.name : "–",
       answer ? formatShare(answer.share) : "–",
-      ...["median", "low", "high"].map((key) => (times ? digits(times[key], 4) : "–")),
+      ...["median", "low", "high"].map((key) => (times ? exact(times[key]) : "–")),
     ];
   });
   const widths = heads.map((head, i) => Math.max(...[head, ...lines.map((l) => l[i])].map((t) => t.length)));
