@@ -33,6 +33,7 @@ site: install
 	elif [ package-lock.json -nt node_modules/.package-lock.json ]; then \
 	  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 	$(PY) scripts/vendor.py
+	$(PY) scripts/demo.py
 	rm -rf _build
 	$(dir $(PY))jupyter-book build . --all -n -W --keep-going
 	$(PY) scripts/check_links.py $(SITE)
@@ -90,7 +91,7 @@ release: install ## make release VERSION=1.2.3: check, tag and say what to push
 	@$(PY) scripts/release.py $(if $(VERSION),'$(VERSION)','') $(if $(SKIP_TESTS),--skip-tests)
 
 clean: ## remove what was built and cached; .venv and the training runs stay
-	rm -rf _build build dist node_modules book/_static/vendor htmlcov .coverage
+	rm -rf _build build dist node_modules book/_static/vendor book/_static/networks htmlcov .coverage
 	rm -rf .pytest_cache .ruff_cache .hypothesis utils/slimcnn.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	find chapters -name .ipynb_checkpoints -prune -exec rm -rf {} +

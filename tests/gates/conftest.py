@@ -50,9 +50,12 @@ def original(tmp_path_factory):
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "vendor", "train_*", "screen_*")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", "vendor", "networks", "train_*", "screen_*"
+    )
     for name in FOLDERS:
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
+    (root / "scripts" / "demo.py").write_text('"""The small book runs no networks."""\n')
     for name in ("results", "chapters/01-mini", "tests/unit", "tests/gates"):
         (root / name).mkdir()
     (root / "book" / "index.md").write_text(INDEX)

@@ -135,6 +135,15 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
+def runtime(site: Path) -> Path:
+    """The site's copy of ONNX Runtime Web, from npm."""
+    folder = site / "_static" / "vendor" / "onnxruntime-web"
+    if not folder.is_dir():
+        _missing("no ONNX Runtime Web: run `npm ci --ignore-scripts` and build the site again")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def base_url(site: Path):
     """The address of the site, served on this machine alone."""
     handler = functools.partial(_QuietHandler, directory=str(site))

@@ -150,7 +150,9 @@ def test_mathjax_version_is_the_one_of_npm(book_pages, root):
     package = json.loads((root / "package.json").read_text())
     lock = json.loads((root / "package-lock.json").read_text())
     assert package["devDependencies"]["mathjax"] == book_pages.MATHJAX_VERSION
-    assert lock["packages"]["node_modules/mathjax"]["version"] == book_pages.MATHJAX_VERSION
+    for name, version in package["devDependencies"].items():
+        assert lock["packages"][f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in entry for name, entry in lock["packages"].items() if name)
     assert "resolved" not in json.dumps(lock)
 
 
@@ -159,23 +161,32 @@ def test_mathjax_version_is_the_one_of_npm(book_pages, root):
 
 @pytest.fixture
 def npm_tree(tmp_path, vendor):
-    """A node_modules with a small stand-in for each part of MathJax."""
-    package = tmp_path / "node_modules" / "mathjax"
-    for name in (*vendor.MATHJAX_FILES, "package.json"):
-        path = package / name
-        path = path if path.suffix or path.name == "LICENSE" else path / "inside.js"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+    """A node_modules with a small stand-in for each part that the site needs."""
+    for package, names in vendor.PACKAGES.items():
+        for name in (*names, "package.json"):
+            path = tmp_path / "node_modules" / package / name
+            path = path if path.suffix or path.name == "LICENSE" else path / "inside.js"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
     return tmp_path
+
+
+def files(folder):
+    """The names of all files in a folder."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
 def test_vendor_copies_what_the_site_needs(npm_tree, vendor):
     target = npm_tree / "vendor"
     (target / "mathjax").mkdir(parents=True)
     (target / "mathjax" / "stale.js").write_text("old")
-    assert vendor.vendor_mathjax(npm_tree / "node_modules", target) is True
-    copied = {str(p.relative_to(target / "mathjax")) for p in target.rglob("*") if p.is_file()}
-    assert copied == {
+    for package in vendor.PACKAGES:
+        assert vendor.vendor(package, npm_tree / "node_modules", target) is True
+    assert files(target / "onnxruntime-web") == {
+        "ort.wasm.bundle.min.mjs",
+        "ort-wasm-simd-threaded.wasm",
+    }
+    assert files(target / "mathjax") == {
         "startup.js",
         "core.js",
         "input/tex.js",
@@ -190,25 +201,32 @@ def test_vendor_copies_what_the_site_needs(npm_tree, vendor):
 
 def test_without_npm_no_old_copy_is_left(npm_tree, vendor):
     target = npm_tree / "vendor"
-    vendor.vendor_mathjax(npm_tree / "node_modules", target)
-    assert vendor.vendor_mathjax(npm_tree / "nothing", target) is False
+    vendor.vendor("mathjax", npm_tree / "node_modules", target)
+    assert vendor.vendor("mathjax", npm_tree / "nothing", target) is False
     assert not (target / "mathjax").exists()
 
 
-def test_incomplete_mathjax_is_an_error(npm_tree, vendor):
-    (npm_tree / "node_modules" / "mathjax" / "es5" / "startup.js").unlink()
-    with pytest.raises(FileNotFoundError, match=r"startup\.js"):
-        vendor.vendor_mathjax(npm_tree / "node_modules", npm_tree / "vendor")
+@pytest.mark.parametrize(
+    ("package", "file"),
+    [("mathjax", "es5/startup.js"), ("onnxruntime-web", "dist/ort-wasm-simd-threaded.wasm")],
+)
+def test_an_incomplete_package_is_an_error(npm_tree, vendor, package, file):
+    (npm_tree / "node_modules" / package / file).unlink()
+    with pytest.raises(FileNotFoundError, match=file.rpartition("/")[2]):
+        vendor.vendor(package, npm_tree / "node_modules", npm_tree / "vendor")
 
 
 def test_vendor_says_what_it_did(npm_tree, root):
     command = [sys.executable, root / "scripts" / "vendor.py", "--root"]
     done = subprocess.run([*command, npm_tree], capture_output=True, text=True, check=True)
-    assert "the site hosts it itself" in done.stdout
+    assert done.stdout.count("the site hosts it itself") == 2
+    copy = npm_tree / "book" / "_static" / "vendor" / "onnxruntime-web"
+    assert "Microsoft Corporation" in (copy / "LICENSE").read_text(encoding="utf-8")
     empty = npm_tree / "empty"
     empty.mkdir()
     done = subprocess.run([*command, empty], capture_output=True, text=True, check=True)
     assert "from a CDN" in done.stdout and "npm ci" in done.stdout
+    assert "can only say so" in done.stdout
 
 
 # ---- scripts/check_links.py ----
