@@ -769,7 +769,7 @@ print(
 # [promises](https://github.com/pytorch/executorch/blob/main/runtime/COMPATIBILITY.md) that a file runs in the next
 # minor release of its runtime, and nothing for an older one. Update the app's library first, the file later.
 #
-# The book's demo page runs the compressed networks in your phone's browser, without any app.
+# [A page of this book](../../demo/index.md) runs the compressed networks in your phone's browser, without any app.
 #
 # ```{admonition} What changes at ImageNet scale
 # :class: note

@@ -42,20 +42,18 @@ export class Picture {
     this.set(new Uint8Array(SIZE * SIZE), "empty");
   }
 
-  /** Take a photo: the whole of it, shrunk, gray; `light` says that its background is light. */
+  /** Take a photo: its middle square, shrunk, gray; `light` says that its background is light. */
   async setPhoto(file, light) {
     const photo = await createImageBitmap(file);
     const side = SIZE * CELL;
-    const scale = side / Math.max(photo.width, photo.height);
-    const [width, height] = [photo.width * scale, photo.height * scale];
+    const middle = Math.min(photo.width, photo.height);
+    const [left, top] = [(photo.width - middle) / 2, (photo.height - middle) / 2];
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.fillStyle = light ? "white" : "black"; // both become 0, as around the test images
-    context.fillRect(0, 0, side, side);
-    context.imageSmoothingEnabled = scale < 1;
+    context.imageSmoothingEnabled = side < middle;
     context.imageSmoothingQuality = "high";
-    context.drawImage(photo, (side - width) / 2, (side - height) / 2, width, height);
+    context.drawImage(photo, left, top, middle, middle, 0, 0, side, side);
     photo.close();
     this.set(boxMeans(context.getImageData(0, 0, side, side).data, light), "photo");
   }
@@ -128,9 +126,12 @@ export class Picture {
   }
 }
 
-/** The mean gray of each cell of a square RGBA image, as bytes; inverted if the ground is light. */
+/**
+ * The mean gray of each cell of a square RGBA image, as bytes; inverted if the ground is light,
+ * whose brightest cell then stands for white (chapter 7, "On the phone").
+ */
 function boxMeans(rgba, light) {
-  const means = new Uint8Array(SIZE * SIZE);
+  const means = new Float64Array(SIZE * SIZE);
   const side = SIZE * CELL;
   for (let i = 0; i < means.length; i++) {
     let sum = 0;
@@ -140,8 +141,8 @@ function boxMeans(rgba, light) {
       const red = 4 * (y * side + x);
       sum += 0.299 * rgba[red] + 0.587 * rgba[red + 1] + 0.114 * rgba[red + 2];
     }
-    const mean = Math.round(sum / (CELL * CELL));
-    means[i] = light ? 255 - mean : mean;
+    means[i] = sum / (CELL * CELL);
   }
-  return means;
+  const ground = Math.max(...means, 1);
+  return Uint8Array.from(means, (mean) => Math.round(light ? 255 - (255 * mean) / ground : mean));
 }
