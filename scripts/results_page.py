@@ -129,10 +129,14 @@ def page(found: Sequence[Row]) -> str:
     one = [r for r in found if len(r.summary.seeds) < 3]
     by_name = {(r.summary.model, r.name): r for r in found}
 
+    times = {(s.model, s.settings.get("variant")): s.latency.median_ms for s in timed(found)}
+
     def of(name: str, model: str = "resnet14") -> str:
-        row = by_name[model, name]
-        lost = f", {row.difference.difference:+.2f} points" if row.difference else ""
-        return f"{row.summary.accuracy:.2f} %{lost}, {row.summary.bytes / 1e3:,.0f} kB"
+        s, d = by_name[model, name].summary, by_name[model, name].difference
+        lost = f", {d.difference:+.2f} points" if d else ""
+        time = times.get((model, s.settings.get("variant")))
+        faster = f", {times['resnet14', None] / time:.1f}× as fast as ResNet-14" if time else ""
+        return f"{s.accuracy:.2f} %{lost}, {s.bytes / 1e3:,.0f} kB{faster}"
 
     template = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     return template.format(
