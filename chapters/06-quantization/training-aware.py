@@ -355,18 +355,27 @@ for variant in (
         print(f"{variant:49} - {name:9}{price[variant, name]}")
 
 # %% [markdown]
-# PRICE TEXT
+# Four bits of weights and activations cost about half a point, with learned steps a tenth less, which these
+# intervals cannot tell apart. Two bits of weights, with activations of eight, cost as much: of four bits
+# of both, the activations pay a good part. And the network that was *not* trained is not behind the ones that
+# were. At four bits three epochs with labels do no better than learned rounding without them. It is with
+# fewer bits, where rounding alone breaks down, that training is what is left.
+#
+# Look at the student, too. With eight bits, trained, it is behind its baseline by half a point; but so is its
+# control, which was never rounded. These three epochs at this rate do not suit a network that was trained
+# for forty, and int8 *without* training (the lesson before) keeps what it had. Without the
+# control we would have blamed the integers.
 #
 # How many bits does training save? The same network, rounded after training and trained with
 # rounding. The axis is that of errors, so that both can be seen:
 
 # %%
 one_seed = {r.settings["variant"]: r.accuracy for r in aware if r.seed == 0}
-name = "trained, weights {0}, activations {0}"
+both = "trained, weights {0}, activations {0}"
 lines = {"not trained": [rounded["resnet14", b] for b in (8, 4, 3, 2)]}
-lines["trained"] = [one_seed[name.format(b)] for b in (8, 4, 3)] + [float("nan")]
-steps = [one_seed[f"{name.format(b)}, learned steps"] for b in (4, 3, 2)]
-fixed = [one_seed[f"{name.format(b)}, fixed steps"] for b in (3, 2)]
+lines["trained"] = [one_seed[both.format(b)] for b in (8, 4, 3)] + [float("nan")]
+steps = [one_seed[f"{both.format(b)}, learned steps"] for b in (4, 3, 2)]
+fixed = [one_seed[f"{both.format(b)}, fixed steps"] for b in (3, 2)]
 
 # %% [markdown]
 # Steps are learned where levels are few, at four bits and below; or begin alike and stay fixed:
@@ -577,6 +586,30 @@ assert agree > 0.97 and sizes[1] < 0.7 * sizes[0]
 assert course.loss[-1] < course.loss[0] - 0.05
 
 # %% [markdown]
+# And those about the records:
+
+# %% tags=["claims"]
+four, two = "trained, weights 4, activations 4", "trained, weights 2"
+costs = {v: -price[v, "control"].difference for v, name in price if name == "control"}
+assert 0.3 < costs[four] < 0.8 and abs(costs[four] - costs[two]) < 0.2
+assert 0 < costs[four] - costs[f"{four}, learned steps"] < 0.3
+assert costs["weights 4, activations 4, AdaRound"] < costs[four]
+assert abs(price[four, "control"].difference - price[four, "baseline"].difference) < 0.2
+
+# %% [markdown]
+# Of one seed:
+
+# %% tags=["claims"]
+at_three = [one_seed[f"{both.format(3)}{kind}"] for kind in ("", ", fixed steps")]
+assert at_three[0] + 0.5 < at_three[1] < steps[1] < at_three[1] + 0.5
+assert abs(fixed[1] - steps[2]) < 0.3 and rounded["resnet14", 3] < 75
+one_bit = one_seed["trained, weights 1, activations 8"]
+assert abs(one_bit - steps[2]) < 0.4 and steps[2] > 91.5
+alone = one_seed["student dense, three epochs"]
+assert abs(alone - one_seed["student trained, weights 8, activations 8"]) < 0.2
+assert 0.3 < checkpoints.entry("student").test_accuracy - alone < 0.8
+
+# %% [markdown]
 # ## Your turn
 #
 # The gradient of the step, {eq}`eq-lsq`, for one number, rounding straight through. Clip before you
@@ -596,7 +629,9 @@ few_bits.step_gradient(step_gradient)
 #
 # Rounding has no gradient, so we lend it one: straight through, inside the range. Then a network
 # learns to live with few bits, as long as its real weights are kept until training ends. A small first
-# step, which clips outliers, matters most where levels are few; it can be learned as well. SUMMARY
+# step, which clips outliers, matters most where levels are few; it can be learned as well.
+# At four bits training does no better here than learned rounding; at three and two it keeps a network whose
+# rounding alone would leave it near chance. Judge it against the same training without rounding.
 #
 # ## Check yourself
 #

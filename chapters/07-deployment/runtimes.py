@@ -122,7 +122,9 @@ deploy.runtime_table(
 model = checkpoints.load("resnet14")
 macs = metrics.count_macs(model)
 peak = 3e9 * 2 * 16
-print(f"{macs:,} MACs, {1000 * macs / peak:.2f} ms at best, int8 {250 * macs / peak:.3f}")
+print(
+    f"{macs:,} MACs, {1000 * macs / peak:.2f} ms at best, int8 {250 * macs / peak:.3f}"
+)
 speedup = 1 / (0.2 + 0.8 / 4)
 assert round(1000 * macs / peak, 2) == 0.23 and round(speedup, 3) == 2.5
 
@@ -234,9 +236,7 @@ for n in names:
 
 # %%
 for n in names:
-    ratios = [
-        m.median(1) / m.median(2) for m in rows(n, kind="float32") if m.median(2)
-    ]
+    ratios = [m.median(1) / m.median(2) for m in rows(n, kind="float32") if m.median(2)]
     print(f"{n:30}{min(ratios):5.2f} to {max(ratios):.2f} times faster")
 
 # %% [markdown]
