@@ -6,8 +6,8 @@
 
 Writes results/runtimes.json, one measurement a network, runtime and type of number, whenever a
 network is done. Files take one image. With one thread all files of a network are interleaved in
-one process; with two, runtimes wait actively for work and would disturb each other, so that each
-has a process of its own. The first answer and the memory have a fresh process each. Disturbed
+one process; with two, idle threads go on waiting actively for a while and would disturb the next
+file, so that each has a process of its own, as have the first answer and the memory. Disturbed
 times are measured again, and refused if they stay so.
 """
 
@@ -57,7 +57,7 @@ class Case:
     described: str
     labels: Tensor | None = None
     answers: bool = True
-    rounds: int = 300
+    rounds: int = 3000  # the clock of several threads is coarse, and short runs need many
 
 
 def garments(model: nn.Module, technique: str) -> Case:
@@ -202,11 +202,7 @@ def measured(network: str, case: Case) -> list[Measurement]:
             )
         computed = [(m.runtime, path) for path, m in found.items() if m.inputs is not None]
         for threads in THREADS:
-            groups = [computed]
-            if threads > 1:
-                names = dict.fromkeys(name for name, _ in computed)
-                groups = [[file for file in computed if file[0] == name] for name in names]
-            for group in groups:
+            for group in [computed] if threads == 1 else [[file] for file in computed]:
                 times = timed(group, shape, threads, case.rounds)
                 for (_, path), time in zip(group, times, strict=True):
                     found[path] = replace(found[path], latency=(*found[path].latency, time))
