@@ -47,6 +47,7 @@ class Case:
         inputs: what files are held against the network on; with labels there are accuracies.
         described: the inputs in words.
         answers: whether its answers mean something.
+        parts: which part of the inputs each belongs to, where agreement is wanted by part.
         rounds: of timing.
     """
 
@@ -57,6 +58,7 @@ class Case:
     described: str
     labels: Tensor | None = None
     answers: bool = True
+    parts: tuple[str, ...] = ()
     rounds: int = 3000  # the clock of several threads is coarse, and short runs need many
 
 
@@ -100,7 +102,8 @@ def efficientnet() -> Case:
     calibration, _ = crops("calibration")
     calibration = calibration[::3]  # 18 of each
     described = f"{len(inputs)} crops of {len(set(names))} photographs"
-    return Case(network.eval(), "dense", calibration, inputs, described, rounds=100)
+    model = network.eval()
+    return Case(model, "dense", calibration, inputs, described, parts=tuple(names), rounds=100)
 
 
 def noise(build: Callable[[], nn.Module]) -> Case:
@@ -111,7 +114,7 @@ def noise(build: Callable[[], nn.Module]) -> Case:
     calibration = torch.randn(20, 3, 224, 224, generator=generator)
     model = build().eval()
     described = "8 images of noise"
-    return Case(model, "random weights", calibration, inputs, described, None, False, 100)
+    return Case(model, "random weights", calibration, inputs, described, answers=False, rounds=100)
 
 
 NETWORKS: dict[str, Callable[[], Case]] = {
@@ -162,6 +165,15 @@ def timed(
     sys.exit(f"disturbed {ATTEMPTS} times: {found}; try again on a quiet machine")
 
 
+def by_part(case: Case, expected: Tensor, outputs: Tensor) -> dict[str, float] | None:
+    """Agreement on each part of the inputs, percent."""
+    found = {}
+    for name in dict.fromkeys(case.parts):
+        here = torch.tensor([part == name for part in case.parts])
+        found[name] = metrics.agreement(expected[here], outputs[here])
+    return found or None
+
+
 @torch.no_grad()
 def measured(network: str, case: Case) -> list[Measurement]:
     """Everything about one network."""
@@ -198,6 +210,7 @@ def measured(network: str, case: Case) -> list[Measurement]:
                 agreement=parity.agreement if case.answers else None,
                 sure=metrics.agreement(expected[sure], outputs[sure]) if case.answers else None,
                 accuracy=parity.accuracy[1] if parity.accuracy else None,
+                parts=by_part(case, expected, outputs),
                 **worker(what="first", files=[(runtime.name, str(path))], shape=shape),
             )
         computed = [(m.runtime, path) for path, m in found.items() if m.inputs is not None]

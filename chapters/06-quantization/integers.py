@@ -650,7 +650,7 @@ print(f"{smaller:.2f} times smaller, {ratio:.2f} times faster on {cpu_name()}")
 
 # %% [markdown]
 # The file is nearly four times smaller: scales, biases and the graph keep it from being exactly
-# four. How much faster depends on the processor, and it can be little. It needs instructions that multiply four or
+# four. How much faster depends on the processor and on the runtime. It needs instructions that multiply four or
 # more pairs of 8-bit integers and add the products into 32 bits in one go: VNNI on Intel's and
 # AMD's, `dotprod` on ARM's.
 #
@@ -690,8 +690,8 @@ print(f"{wrong:.1f} % of the first layer's sums are wrong")
 
 # %% [markdown]
 # The remedies: weights of 7 bits; other instructions, which ONNX Runtime takes if it is told
-# `session.x64quantprecision` (our `latency.onnxruntime` does); or a processor with VNNI, which
-# adds four products in 32 bits. If an int8 network is worse on one machine than on another,
+# `session.x64quantprecision` (our `latency.onnxruntime` tries one large product and does so if it comes out
+# wrong: where VNNI adds four products in 32 bits, the setting changes no sum and costs half the speed). If an int8 network is worse on one machine than on another,
 # look here first.
 #
 # **Find the bug.** Somebody quantizes by a cast, and finds chance:

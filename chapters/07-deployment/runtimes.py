@@ -40,16 +40,19 @@ if "google.colab" in sys.modules:
 # %% tags=["imports"]
 import tempfile
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 
 from slimcnn import checkpoints, data, deploy, latency, metrics, plotting
 from slimcnn.checks import deploying
-from slimcnn.export import MissingRuntimeError
+from slimcnn.export import MissingRuntimeError, silence
 
 plotting.use_style()
 _ = torch.manual_seed(0)
@@ -204,7 +207,12 @@ axes[2, 1].tick_params(labelbottom=True)
 _ = axes[0, 0].legend()
 
 # %% [markdown]
-# TEXT ABOUT FIGURE.
+# (The left column is ours, the right one has images of 224×224; MobileNetV2 and ResNet-18 have random weights,
+# which compute no faster or slower than trained ones.) The larger the network, the more alike the runtimes in
+# float32: ResNet-18 is nearly all multiplications, and everybody's kernels are near the processor's peak. In the
+# small networks everything else shows. OpenVINO pays for each call, ncnn for convolutions of few pixels; and
+# the same network, pruned to half its channels, is twice as fast in all of them: that gain needs no kernel of
+# its own. In int8 even ResNet-18 tells the runtimes apart.
 #
 # ## Why it works, when it does not
 #
@@ -227,9 +235,54 @@ for n in names:
     print(f"{n:30}" + "".join(f"{gain[n, r]:13.2f}×" for r in quantizing))
 
 # %% [markdown]
-# TEXT ABOUT WHERE.
+# Four times as many products a cycle, and two or three times the speed at best: Amdahl. The networks with
+# depthwise layers gain least, and our student *loses* in ONNX Runtime. What does its graph look like there,
+# and ResNet-14's? We have it written down, as in the lesson before:
+
+
+# %%
+def executed(path):
+    """The nodes that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(Path(folder.name) / "optimized.onnx")
+    with silence():
+        onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    return Counter(
+        n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node
+    )
+
 
 # %% [markdown]
+# In float32 and in int8:
+
+# %%
+onnx_runtime = deploy.RUNTIMES["ONNX Runtime"]
+calibration = data.normalize(data.load("train").subset(100).images)
+kinds = {}
+for name in ("resnet14", "student"):
+    network = checkpoints.load(name)
+    path = Path(folder.name) / f"{name}.onnx"
+    kinds[name] = (
+        executed(onnx_runtime.export(network, inputs, path)),
+        executed(onnx_runtime.quantize(network, calibration, path)),
+    )
+    for counted in kinds[name]:
+        print(f"{name:10}{sum(counted.values()):3} nodes", dict(counted))
+
+# %% [markdown]
+# In float32 a shortcut's sum is part of the convolution before it; in int8 it is a node of its own
+# (`QLinearAdd`), and there are nodes that quantize, transpose and go back. For ResNet-14 that is little beside
+# what its convolutions gain. The student's convolutions have little to gain: a depthwise layer sums nine
+# products for each output, in a row of one channel, while the fast instruction sums four *neighbors*. Whoever
+# has kernels for that (ExecuTorch and LiteRT share theirs, XNNPACK) is not slower at least.
+#
+# **A setting that costs half.** On x86 processors without VNNI sums of eight-bit products can overflow
+# ([Integers](../06-quantization/integers.ipynb)), and `session.x64quantprecision` prevents it. We had set
+# it always, "since it has no effect elsewhere". It has: on the machine of this page, which has VNNI, it changed
+# no sum, and ResNet-14's int8 was only 1.1 times as fast as float32 instead of more than twice. Only the
+# comparison with other runtimes made us look. Since then the package tries one large product first, and sets it
+# where that comes out wrong.
+#
 # ### Two threads
 #
 # Twice the cores, half the time? Only for networks whose nodes are large enough to be shared:
@@ -240,9 +293,10 @@ for n in names:
     print(f"{n:30}{min(ratios):5.2f} to {max(ratios):.2f} times faster")
 
 # %% [markdown]
-# TEXT.
-
-# %% [markdown]
+# (Each file in a process of its own: threads of one runtime go on waiting actively for a while, and the next one's
+# clock would run on their account. That is how we got three seconds of processor time a second out of two
+# cores.) The lowest ratio is the runtime that does not share the work, although it was given two threads.
+#
 # ### The first answer, and memory
 #
 # An app that was just opened has no warm network. From the file to the first answer, in a fresh process
@@ -257,9 +311,12 @@ deploy.runtime_table(
 )
 
 # %% [markdown]
-# TEXT.
-
-# %% [markdown]
+# OpenVINO compiles while it loads: its first answer takes as long as hundreds of later ones, and it
+# allocates tens of megabytes whatever the network's size, which a server does not notice. The large float32 files are in memory
+# more than once while they are loaded: as a file, as weights, and as weights in the kernels' own layout. On a phone
+# that peak decides whether the system closes the app. (ExecuTorch and LiteRT can map a file instead of reading
+# it; ours is read by both.)
+#
 # **Find the bug.** A colleague compares runtimes, and reports the slowest as a hundred times slower than
 # the others:
 
@@ -295,7 +352,17 @@ deploy.runtime_table(
 )
 
 # %% [markdown]
-# TEXT.
+# In float32 all agree. In int8 none passes the gate of 97 %, and the four quantizers, given the same 108 crops of six
+# other photographs, are far apart. Photograph by photograph:
+
+# %%
+for m in rows("EfficientNet-Lite0", kind="int8"):
+    if m.parts:
+        found = ", ".join(f"{part} {value:.0f} %" for part, value in m.parts.items())
+        print(f"{m.runtime:14}{found}")
+
+# %% [markdown]
+# EFFICIENT TEXT
 #
 # Each runtime has a tool that times a file without Python, on a phone, too: `onnxruntime_perf_test`,
 # ExecuTorch's `executor_runner`, LiteRT's `benchmark_model`, OpenVINO's `benchmark_app`, ncnn's `benchncnn`,

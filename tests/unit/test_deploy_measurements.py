@@ -31,6 +31,7 @@ FULL = Measurement(
     first_ms=12.4,
     peak_bytes=3_456_000,
     provenance={"command": "c"},
+    parts={"cat": 90.0},
 )
 WRITTEN = replace(
     FULL,
@@ -38,6 +39,7 @@ WRITTEN = replace(
         ("inputs", "difference", "error", "agreement", "sure", "accuracy", "first_ms", "peak_bytes")
     ),
     latency=(),
+    parts=None,
 )
 
 

@@ -34,6 +34,7 @@ class Measurement:
         first_ms: from the file to the first answer, in a fresh process, milliseconds.
         peak_bytes: by which memory grew meanwhile, at its peak.
         provenance: command, commit, date, versions and hardware.
+        parts: agreement on parts of the inputs by their names, such as photographs; or None.
     """
 
     network: str
@@ -51,6 +52,7 @@ class Measurement:
     first_ms: float | None
     peak_bytes: int | None
     provenance: dict
+    parts: dict[str, float] | None = None
 
     def median(self, threads: int = 1) -> float | None:
         """Latency with so many threads, milliseconds; None if it was not measured."""
