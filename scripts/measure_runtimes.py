@@ -5,10 +5,10 @@
     python scripts/measure_runtimes.py NETWORK ...   some of them
 
 Writes results/runtimes.json, one measurement a network, runtime and type of number, whenever a
-network is done. Files take one image. With one thread all files of a network are interleaved in
-one process; with two, idle threads go on waiting actively for a while and would disturb the next
-file, so that each has a process of its own, as have the first answer and the memory. Disturbed
-times are measured again, and refused if they stay so.
+network is done. Files take one image. All files of a network are interleaved in one process, one
+thread. With two threads idle ones go on waiting actively for a while and would disturb the next
+file: so each has a process of its own, once with one thread and once with two. The first answer
+and the memory have one, too. Disturbed times are measured again, and refused if they stay so.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def measured(network: str, case: Case) -> list[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         for runtime, kind, path in written(case, Path(folder)):
             size = runtime.size(path)
-            nothing = (None,) * 6
+            nothing = (None,) * 7
             blank = (network, case.technique, runtime.name, kind, size, *nothing, (), None, None)
             found[path] = Measurement(*blank, where)
             try:
@@ -214,11 +214,11 @@ def measured(network: str, case: Case) -> list[Measurement]:
                 **worker(what="first", files=[(runtime.name, str(path))], shape=shape),
             )
         computed = [(m.runtime, path) for path, m in found.items() if m.inputs is not None]
-        for threads in THREADS:
-            for group in [computed] if threads == 1 else [[file] for file in computed]:
-                times = timed(group, shape, threads, case.rounds)
-                for (_, path), time in zip(group, times, strict=True):
-                    found[path] = replace(found[path], latency=(*found[path].latency, time))
+        for (_, path), time in zip(computed, timed(computed, shape, 1, case.rounds), strict=True):
+            found[path] = replace(found[path], latency=time)
+        for file in computed:
+            alone = [timed([file], shape, threads, case.rounds)[0] for threads in THREADS]
+            found[file[1]] = replace(found[file[1]], alone=tuple(alone))
     return list(found.values())
 
 
@@ -239,7 +239,7 @@ def main() -> None:
         save_measurements(sorted(there, key=lambda m: order.index(m.network)), FILE)
         for m in there:
             if m.network == network and m.latency:
-                print(f"{network:30}{m.runtime:14}{m.kind:9}{m.median(1):.3f} ms", flush=True)
+                print(f"{network:30}{m.runtime:14}{m.kind:9}{m.median:.3f} ms", flush=True)
 
 
 if __name__ == "__main__":

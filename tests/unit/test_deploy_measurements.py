@@ -27,7 +27,8 @@ FULL = Measurement(
     agreement=99.0,
     sure=100.0,
     accuracy=94.125,
-    latency=(ONE, TWO),
+    latency=ONE,
+    alone=(replace(ONE, median_ms=0.4), TWO),
     first_ms=12.4,
     peak_bytes=3_456_000,
     provenance={"command": "c"},
@@ -38,7 +39,8 @@ WRITTEN = replace(
     **dict.fromkeys(
         ("inputs", "difference", "error", "agreement", "sure", "accuracy", "first_ms", "peak_bytes")
     ),
-    latency=(),
+    latency=None,
+    alone=(),
     parts=None,
 )
 
@@ -50,20 +52,21 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 def test_latency_is_found_by_threads():
-    assert (FULL.median(), FULL.median(2), FULL.median(4)) == (0.5, 0.3, None)
-    assert WRITTEN.median() is None
+    assert FULL.median == 0.5
+    assert [FULL.median_alone(threads) for threads in (1, 2, 4)] == [0.4, 0.3, None]
+    assert (WRITTEN.median, WRITTEN.median_alone()) == (None, None)
 
 
 def test_the_table_has_every_number_in_its_unit():
     columns = ("network", "kind", "bytes", "accuracy", "agreement", "sure", "error", "difference")
-    columns += ("latency", "latency 2", "first", "peak")
+    columns += ("latency", "alone", "alone 2", "first", "peak")
     found = runtime_table([FULL, WRITTEN], columns, "Some files.")
     assert found.rows[0] == (
         *("A", "int8", "12,345", "94.12", "99.0", "100.0", "1.2", "0.25"),
-        *("0.500", "0.300", "12", "3.5"),
+        *("0.500", "0.400", "0.300", "12", "3.5"),
     )
-    assert found.rows[1] == ("A", "int8", "12,345", *("–",) * 9)
-    assert found.numeric == (False, False, *(True,) * 10)
+    assert found.rows[1] == ("A", "int8", "12,345", *("–",) * 10)
+    assert found.numeric == (False, False, *(True,) * 11)
     assert found.caption == "Some files."
 
 

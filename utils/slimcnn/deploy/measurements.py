@@ -30,7 +30,9 @@ class Measurement:
         agreement: share of equal answers, percent; None where answers mean nothing.
         sure: the same of those inputs to whose answer the network gives more than one half.
         accuracy: percent; None without labels.
-        latency: one entry a number of threads, batch 1.
+        latency: batch 1, one thread, among all files of this network in one process.
+        alone: the same in a process of its own, one entry a number of threads. Nothing else has
+            used the caches in between there, as it has in an app.
         first_ms: from the file to the first answer, in a fresh process, milliseconds.
         peak_bytes: by which memory grew meanwhile, at its peak.
         provenance: command, commit, date, versions and hardware.
@@ -48,15 +50,21 @@ class Measurement:
     agreement: float | None
     sure: float | None
     accuracy: float | None
-    latency: tuple[RecordedLatency, ...]
+    latency: RecordedLatency | None
+    alone: tuple[RecordedLatency, ...]
     first_ms: float | None
     peak_bytes: int | None
     provenance: dict
     parts: dict[str, float] | None = None
 
-    def median(self, threads: int = 1) -> float | None:
-        """Latency with so many threads, milliseconds; None if it was not measured."""
-        return next((t.median_ms for t in self.latency if t.threads == threads), None)
+    @property
+    def median(self) -> float | None:
+        """Latency among others, milliseconds; None if it was not measured."""
+        return self.latency and self.latency.median_ms
+
+    def median_alone(self, threads: int = 1) -> float | None:
+        """Latency alone, with so many threads, milliseconds; None if it was not measured."""
+        return next((t.median_ms for t in self.alone if t.threads == threads), None)
 
 
 def save_measurements(measurements: Sequence[Measurement], path: Path | str) -> Path:
@@ -87,14 +95,15 @@ def load_measurements(name_or_path: Path | str = "runtimes") -> list[Measurement
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; scripts/measure_runtimes.py makes it")
     try:
-        return [
-            Measurement(
-                **content | {"latency": tuple(RecordedLatency(**t) for t in content["latency"])}
-            )
-            for content in json.loads(path.read_text(encoding="utf-8"))
-        ]
+        return [_measurement(content) for content in json.loads(path.read_text(encoding="utf-8"))]
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise RecordError(f"{path} is no list of measurements: {error}") from error
+
+
+def _measurement(content: dict) -> Measurement:
+    latency = content["latency"] and RecordedLatency(**content["latency"])
+    alone = tuple(RecordedLatency(**t) for t in content["alone"])
+    return Measurement(**content | {"latency": latency, "alone": alone})
 
 
 _TITLES = {
@@ -109,7 +118,8 @@ _TITLES = {
     "error": "relative error (%)",
     "difference": "largest difference",
     "latency": "latency (ms)",
-    "latency 2": "2 threads (ms)",
+    "alone": "alone (ms)",
+    "alone 2": "alone, 2 threads (ms)",
     "first": "first answer (ms)",
     "peak": "peak memory (MB)",
 }
@@ -125,7 +135,7 @@ def runtime_table(
     Args:
         measurements: one row each.
         columns: from "network", "technique", "runtime", "kind", "bytes", "accuracy",
-            "agreement", "sure", "error", "difference", "latency", "latency 2", "first", "peak".
+            "agreement", "sure", "error", "difference", "latency", "alone", "alone 2", "first", "peak".
         caption: what the numbers are.
 
     Raises:
@@ -152,8 +162,9 @@ def _cell(m: Measurement, column: str) -> str:
         "sure": (m.sure, "{:.1f}".format),
         "error": (m.error, lambda value: f"{100 * value:.2g}"),
         "difference": (m.difference, "{:.2g}".format),
-        "latency": (m.median(1), format_ms),
-        "latency 2": (m.median(2), format_ms),
+        "latency": (m.median, format_ms),
+        "alone": (m.median_alone(1), format_ms),
+        "alone 2": (m.median_alone(2), format_ms),
         "first": (m.first_ms, "{:.0f}".format),
         "peak": (m.peak_bytes, lambda value: f"{value / 1e6:.1f}"),
     }[column]
