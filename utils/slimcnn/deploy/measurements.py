@@ -135,7 +135,8 @@ def runtime_table(
     Args:
         measurements: one row each.
         columns: from "network", "technique", "runtime", "kind", "bytes", "accuracy",
-            "agreement", "sure", "error", "difference", "latency", "alone", "alone 2", "first", "peak".
+            "agreement", "sure", "error", "difference", "latency", "alone", "alone 2", "first",
+            "peak".
         caption: what the numbers are.
 
     Raises:
