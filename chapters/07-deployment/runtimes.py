@@ -235,8 +235,9 @@ for n in names:
 
 # %% [markdown]
 # Four times as many products a cycle, and two or three times the speed at best: Amdahl. The networks with
-# depthwise layers gain least, and our student *loses* in ONNX Runtime. What does its graph look like there,
-# and ResNet-14's? We have it written down, as in the lesson before:
+# depthwise layers gain least, and our student next to nothing in three of four runtimes; in LiteRT it is slower.
+# What does its graph look like in ONNX Runtime, and ResNet-14's? We have it written down, as in the
+# lesson before:
 
 
 # %%
@@ -272,14 +273,14 @@ for name in ("resnet14", "student"):
 # In float32 a shortcut's sum is part of the convolution before it; in int8 it is a node of its own
 # (`QLinearAdd`), and there are nodes that quantize, transpose and go back. For ResNet-14 that is little beside
 # what its convolutions gain. The student's convolutions have little to gain: a depthwise layer sums nine
-# products for each output, in a row of one channel, while the fast instruction sums four *neighbors*. Whoever
-# has kernels for that (ExecuTorch and LiteRT share theirs, XNNPACK) is not slower at least.
+# products for each output, in a row of one channel, while the fast instruction sums four *neighbors*. And at a
+# twentieth of a millisecond a network is mostly calls, to which quantizing adds some.
 #
 # **A setting that costs half.** On x86 processors without VNNI sums of eight-bit products can overflow
 # ([Integers](../06-quantization/integers.ipynb)), and `session.x64quantprecision` prevents it. We had set
 # it always, "since it has no effect elsewhere". It has: on the machine of this page, which has VNNI, it changed
-# no sum, and ResNet-14's int8 was only 1.1 times as fast as float32 instead of more than twice. Only the
-# comparison with other runtimes made us look. Since then the package tries one large product first, and sets it
+# no sum, and took away half of int8's speed. Nothing was wrong with any number, and only the comparison with
+# other runtimes made us look. Since then the package tries one large product first, and sets it
 # where that comes out wrong.
 #
 # ### Two threads
