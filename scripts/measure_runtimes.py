@@ -72,7 +72,7 @@ def garments(model: nn.Module, technique: str) -> Case:
 
 
 def pruned() -> Case:
-    """Half the channels."""
+    """Half the MACs, by fewer channels."""
     path = weights_file("channels L1 50 longer", 0)
     return garments(pruning.load_pruned(models.build("resnet14"), path), "channel pruning")
 
@@ -119,7 +119,7 @@ def noise(build: Callable[[], nn.Module]) -> Case:
 
 NETWORKS: dict[str, Callable[[], Case]] = {
     "ResNet-14": lambda: garments(checkpoints.load("resnet14"), "dense"),
-    "ResNet-14, half the channels": pruned,
+    "ResNet-14, half the MACs": pruned,
     "ResNet-14, Tucker-2": factorized,
     "student": distilled,
     "EfficientNet-Lite0": efficientnet,

@@ -134,9 +134,9 @@ def runs() -> list[Run]:
     steps = (
         ("dense", 8.0, from_new),
         ("dense, trained on", 5.0, trained_on),
-        ("half the channels", 5.0, half),
+        ("half the MACs", 5.0, half),
         ("dense, int8", 0.5, partial(int8, "dense, trained on", whole)),
-        ("half the channels, int8", 0.5, partial(int8, "half the channels", pruning.load_pruned)),
+        ("half the MACs, int8", 0.5, partial(int8, "half the MACs", pruning.load_pruned)),
     )
     return [
         Run(variant, 0, minutes, partial(work, variant, 0), "mobilenet_v2")
