@@ -82,7 +82,7 @@ for name, model in (("resnet14", resnet), ("student", student)):
     print(f"{name:10}{row}")
 
 # %% [markdown]
-# Eight bits are free, as before. With four ResNet-14 has lost about a point and the student more than
+# Eight bits are free, as before. With four ResNet-14 has lost one or two points and the student more than
 # a third, with two bits both are near chance.
 #
 # ## The idea
