@@ -222,7 +222,7 @@ torch.testing.assert_close(torch.tensor(slopes), by_formula)
 
 # %%
 def slowed(step, numbers, high):
-    """The gradient of the step, divided by the square root of N times the largest integer."""
+    """The gradient of the step, divided by the root of N times the largest integer."""
     share = (numbers * high) ** -0.5
     return step * share + (step - step * share).detach()
 
@@ -477,9 +477,7 @@ back, last = torch.zeros_like(moves[0]), torch.zeros_like(moves[0])
 for move in moves:
     back += (move * last < 0).int()
     last = torch.where(move != 0, move, last)
-print(
-    f"{100 * (moves != 0).any(0).float().mean():.0f} % of the weights change their level,"
-)
+print(f"{100 * (moves != 0).any(0).float().mean():.0f} % of the weights change level,")
 print(
     f"{100 * (back > 0).float().mean():.0f} % come back, the busiest {back.max()} times"
 )

@@ -67,7 +67,11 @@ _ = torch.manual_seed(0)
 measured = deploy.load_measurements()
 processor = next(m.latency.cpu for m in measured if m.latency)
 
+# %% [markdown]
+# Some of them at a time:
 
+
+# %%
 def rows(network=None, runtime=None, kind=None):
     """Measurements of a network, a runtime, a type of number; or of all of them."""
     wanted = {"network": network, "runtime": runtime, "kind": kind}
@@ -78,6 +82,10 @@ def rows(network=None, runtime=None, kind=None):
     ]
 
 
+# %% [markdown]
+# And the two:
+
+# %%
 deploy.runtime_table(
     rows("ResNet-14", "ONNX Runtime"),
     ("kind", "bytes", "accuracy", "latency"),
@@ -190,7 +198,7 @@ def medians(network, kind):
     return np.array([found.get(name) or np.nan for name in computing])
 
 
-fig, axes = plt.subplots(4, 2, figsize=(6.8, 8.6), sharex="col", layout="constrained")
+fig, axes = plt.subplots(4, 2, figsize=(6.4, 7.2), sharex="col", layout="constrained")
 order = [*ours, *(n for n in names if n not in ours)]
 for ax, network in zip(axes.T.flat, order, strict=False):
     place = np.arange(len(computing))
@@ -436,7 +444,7 @@ folder.cleanup()
 
 # %%
 def answers_until_even(first_a, each_a, first_b, each_b):
-    """The least number of answers, 1 or more, for which B took no more time than A; 0 if none."""
+    """The least number of answers for which B took no more time than A; 0 if none."""
     return ...
 
 

@@ -270,6 +270,16 @@ def test_reports_are_turned_off_and_the_environment_restored(monkeypatch):
     assert "CI" not in os.environ and os.environ["NNCF_CI"] == "before"
 
 
+def test_litert_shows_no_progress(monkeypatch, model, inputs, tmp_path):
+    import litert_torch
+
+    shown = []
+    monkeypatch.setattr(litert_torch.progress.console, "print", lambda text: shown.append(text))
+    monkeypatch.setenv("LITERT_TORCH_SHOW_PROGRESS", "y")
+    deploy.RUNTIMES["LiteRT"].export(model, inputs, tmp_path / "a.tflite")
+    assert shown == [] and os.environ["LITERT_TORCH_SHOW_PROGRESS"] == "y"
+
+
 def test_the_example_of_an_export_is_one_input():
     assert runtime.single(torch.ones(3, 2, dtype=torch.float64)).shape == (1, 2)
     with pytest.raises(ValueError, match="list"):

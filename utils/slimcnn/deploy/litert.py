@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, environment, one_by_one, single
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -24,7 +24,8 @@ class LiteRT(Runtime):
 
     def export(self, model: nn.Module, example: Tensor, path: Path | str) -> Path:
         path, example = self._checked(path), single(example)
-        with silence():
+        # Its progress goes around every stream in a notebook.
+        with environment({"LITERT_TORCH_SHOW_PROGRESS": "n"}), silence():
             converter = import_runtime("litert_torch")
             network = inference_copy(model)
             if example.ndim == 4:

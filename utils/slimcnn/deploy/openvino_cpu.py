@@ -1,14 +1,12 @@
 """OpenVINO: Intel's runtime for its processors."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
+from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, environment, one_by_one, single
 from slimcnn.export import import_runtime, inference_copy, silence
 
 
@@ -81,17 +79,6 @@ def _converted(openvino, model: nn.Module, inputs: Tensor):  # noqa: ANN001
     return network
 
 
-@contextmanager
-def _unreported() -> Iterator[None]:
+def _unreported() -> AbstractContextManager[None]:
     """Run a block with the settings that turn reports off."""
-    quiet = {"CI": "true", "NNCF_CI": "1"}
-    before = {name: os.environ.get(name) for name in quiet}
-    os.environ.update(quiet)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return environment({"CI": "true", "NNCF_CI": "1"})

@@ -5,8 +5,10 @@ alike, so that one table, one gate and one loader serve all of them. Files take 
 time, as phones do. Chapter 7 uses and compares them.
 """
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -111,6 +113,21 @@ class Runtime(ABC):
                     f"{file} does not exist; write it with {type(self).__name__}().export(...)"
                 )
         return path
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Run a block with these environment variables, then restore them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def one_by_one(run: Callable[[Tensor], Tensor]) -> Program:
