@@ -198,7 +198,7 @@ def medians(network, kind):
     return np.array([found.get(name) or np.nan for name in computing])
 
 
-fig, axes = plt.subplots(4, 2, figsize=(6.4, 7.2), sharex="col", layout="constrained")
+fig, axes = plt.subplots(4, 2, figsize=(5.8, 6.2), sharex="col", layout="constrained")
 order = [*ours, *(n for n in names if n not in ours)]
 for ax, network in zip(axes.T.flat, order, strict=False):
     place = np.arange(len(computing))
