@@ -221,12 +221,15 @@ generator = torch.Generator().manual_seed(0)
 
 def photograph(images, side=280, dye=(1, 1, 1), woven=False, light=1.0):
     """(N, 1, 28, 28) bytes -> (N, side, side, 3) bytes"""
-    garment = F.interpolate(images / 255, size=side)
-    if woven:
-        coin = torch.randint(0, 2, garment.shape, generator=generator) * 2 - 1
-        garment = garment + torch.minimum(garment, 1 - garment) * coin
-    colors = light * (1 - garment * torch.tensor(dye).view(-1, 1, 1))  # (N, 3, H, W)
-    return (255 * colors).round().byte().permute(0, 2, 3, 1).numpy()
+    shots = []
+    for part in images.split(50):  # all of them as floats would not fit on a laptop
+        garment = F.interpolate(part / 255, size=side)
+        if woven:
+            coin = torch.randint(0, 2, garment.shape, generator=generator) * 2 - 1
+            garment = garment + torch.minimum(garment, 1 - garment) * coin
+        colors = light * (1 - garment * torch.tensor(dye).view(-1, 1, 1))
+        shots.append((255 * colors).round().byte().permute(0, 2, 3, 1))
+    return torch.cat(shots).numpy()
 
 
 # %% [markdown]

@@ -217,7 +217,7 @@ _ = axes[0, 0].legend()
 # (The left column is ours, the right one has images of 224×224; MobileNetV2 and ResNet-18 have random weights,
 # which compute no faster or slower than trained ones.) The larger the network, the more alike the runtimes in
 # float32: ResNet-18 is nearly all multiplications, and everybody's kernels are near the processor's peak. In the
-# small networks everything else shows. OpenVINO pays for each call, ncnn for convolutions of few pixels; and
+# small networks everything else shows. OpenVINO pays for each call, ncnn for weights that have left the cache (see below); and
 # the same network, pruned to half its MACs, is twice as fast in all of them: that gain needs no kernel of
 # its own. In int8 even ResNet-18 tells the runtimes apart.
 #
