@@ -174,6 +174,11 @@ assert np.array_equal(means, [[0, 2], [0, 2]])
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
+def to_gray(photos):
+    """(N, S, S, 3) bytes -> (N, S, S), in parts: all as floats would fill the memory"""
+    return np.concatenate([p @ (GRAY / 255) for p in np.array_split(photos, 10)])
+
+
 def box_means(gray):
     """(N, S, S) -> (N, 28, 28)"""
     bounds = np.arange(29) * gray.shape[-1] // 28
@@ -189,7 +194,7 @@ def box_means(gray):
 # %%
 def phone_input(photos):
     """(N, S, S, 3) bytes -> (N, 28, 28): a dark garment on a light ground."""
-    gray = box_means(photos @ (GRAY / 255))
+    gray = box_means(to_gray(photos))
     ground = gray.max((1, 2), keepdims=True)
     return (1 - gray / ground - data.MEAN) / data.STD
 
@@ -305,7 +310,7 @@ print(f"scale {scale:.4f}, zero point {zero_point}")
 # And sizes, from woven photographs, where the pixels of a box differ:
 
 # %%
-gray = torch.from_numpy(woven @ (GRAY / 255))[:, None]
+gray = torch.from_numpy(to_gray(woven))[:, None]
 filters = {
     "woven, boxes": F.interpolate(gray, size=28, mode="area"),
     "woven, torchvision": industrial.resize(gray, [28, 28], antialias=True),
