@@ -182,6 +182,6 @@ def test_repository_links_lead_to_the_configured_address(site, config, check_lin
     host = urlsplit(address).netloc
     for path, page in check_links.read_site(site).items():
         for reference in page.references:
-            owner = urlsplit(reference).path.split("/")[1:2]
-            if urlsplit(reference).netloc == host and owner not in [[name] for name in CITED]:
+            owner = urlsplit(reference).path.strip("/").partition("/")[0]
+            if urlsplit(reference).netloc == host and owner not in CITED:
                 assert reference.startswith(address), f"{path.name}: {reference}"
