@@ -216,7 +216,7 @@ _ = axes[0, 0].legend()
 # %% [markdown]
 # (The left column is ours, the right one has images of 224×224; MobileNetV2 and ResNet-18 have random weights,
 # which compute no faster or slower than trained ones.) The larger the network, the more alike the runtimes in
-# float32: ResNet-18 is nearly all multiplications, and everybody's kernels are near the processor's peak. In the
+# float32: ResNet-18 is nearly all multiplications, and all kernels are equally good at those. In the
 # small networks everything else shows. OpenVINO pays for each call, ncnn for weights that have left the cache (see below); and
 # the same network, pruned to half its MACs, is twice as fast in all of them: that gain needs no kernel of
 # its own. In int8 even ResNet-18 tells the runtimes apart.
@@ -330,9 +330,9 @@ deploy.runtime_table(
 )
 
 # %% [markdown]
-# OpenVINO compiles while it loads: its first answer takes as long as hundreds of later ones, and it
-# allocates tens of megabytes whatever the network's size, which a server does not notice. The large float32 files are in memory
-# more than once while they are loaded: as a file, as weights, and as weights in the kernels' own layout. On a phone
+# OpenVINO compiles while it loads: of ResNet-14 its first answer takes as long as a hundred later ones, and it
+# allocates tens of megabytes whatever the network's size, which a server does not notice. The large float32 files take
+# more memory than they have bytes, up to four times: file, weights and kernels' own layout may all be there at once. On a phone
 # that peak decides whether the system closes the app. (ExecuTorch and LiteRT can map a file instead of reading
 # it; ours is read by both.)
 #
