@@ -332,7 +332,7 @@ deploy.runtime_table(
 # %% [markdown]
 # OpenVINO compiles while it loads: of ResNet-14 its first answer takes as long as a hundred later ones, and it
 # allocates tens of megabytes whatever the network's size, which a server does not notice. The large float32 files take
-# more memory than they have bytes, up to four times: file, weights and kernels' own layout may all be there at once. On a phone
+# two to five times the memory that they have bytes: file, weights and kernels' own layout may all be there at once. On a phone
 # that peak decides whether the system closes the app. (ExecuTorch and LiteRT can map a file instead of reading
 # it; ours is read by both.)
 #
