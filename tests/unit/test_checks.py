@@ -1,5 +1,7 @@
 """slimcnn.checks: right answers pass, the classic mistakes do not, liars do not."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,45 @@ def double(x):
 CASES = [(1.5,), (torch.arange(3.0),)]
 
 
-def test_the_reference_itself_passes_and_says_how_many_cases():
-    verdict = check(double, double, CASES)
+def test_a_right_function_passes_and_the_check_says_how_many_cases():
+    def twice(x):
+        return x + x
+
+    verdict = check(twice, double, CASES)
     assert verdict.passed
-    assert repr(verdict) == "✓ double is right in all 2 cases"
+    assert repr(verdict) == "✓ twice is right in all 2 cases"
+    assert verdict.require() is verdict
+    with pytest.raises(AssertionError, match=r"3 is expected, yours gives 4\.5"):
+        check(lambda x: 3 * x, double, CASES).require()
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert check(lambda x: np.asarray(x) + np.asarray(x), double, CASES).passed
+    assert not check(lambda x: np.asarray(x) + 1, double, CASES).passed
+
+    class Array(np.ndarray):
+        def tolist(self):
+            return [0.0, 2.0, 4.0]
+
+    assert not check(lambda x: np.zeros(3).view(Array), double, CASES[1:]).passed
+
+
+def test_an_explanation_is_for_answers_of_the_right_kind():
+    def explain(found, expected, x):
+        return f"{found / x:g} times, not {expected / x:g}" if x == 1.5 else None
+
+    assert "(1.5): 4 times, not 2" in repr(check(lambda x: 4 * x, double, CASES, explain=explain))
+    assert "4 is expected, yours gives 8" in repr(
+        check(lambda x: 4 * x, double, [(2.0,)], explain=explain)
+    )
+    assert "is expected, yours is a str" in repr(check(str, double, CASES, explain=explain))
+
+
+def test_what_is_not_written_yet_is_no_error():
+    def todo(x):
+        raise NotImplementedError("your turn")
+
+    assert repr(check(todo, double, CASES)) == "Your turn: todo is not written yet."
 
 
 def test_a_wrong_value_is_shown_with_its_input():
@@ -83,7 +120,10 @@ def test_tuples_compare_item_by_item_and_nan_equals_nan():
     def pair(x):
         return x, float("nan")
 
-    assert check(pair, pair, CASES).passed
+    def same(x):
+        return (x, math.nan)
+
+    assert check(same, pair, CASES).passed
     assert not check(lambda x: (x, 0.0), pair, CASES).passed
     assert not check(lambda x: (x,), pair, CASES).passed
 

@@ -1,7 +1,8 @@
 """Checks for a reader's function: tried on many inputs, compared with a reference.
 
 `check` is the machinery; each chapter's tasks are in a module named by its topic
-(`checks.measuring`). A check says what is wrong for which input, not only that it is.
+(`checks.measuring`), those of the assignments in `checks.assignments`. A check says what is wrong
+for which input, not only that it is.
 """
 
 import copy
@@ -9,8 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from slimcnn.checks import guard
+
+_SCALARS = set(np.sctypeDict.values())  # NumPy's own number types, no subclass of them
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,16 @@ class Verdict:
     passed: bool
     message: str
 
+    def require(self) -> "Verdict":
+        """Itself.
+
+        Raises:
+            AssertionError: the check failed; with the message.
+        """
+        if not self.passed:
+            raise AssertionError(self.message)
+        return self
+
     def __repr__(self) -> str:
         return self.message
 
@@ -36,6 +52,8 @@ def check(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-8,
+    explain: Callable[..., str | None] | None = None,
+    closed: Sequence[Callable] = (),
 ) -> Verdict:
     """Call `function` and `reference` on each case and compare what they return.
 
@@ -48,6 +66,9 @@ def check(
         reference: the right one.
         cases: argument lists; each function gets its own copy.
         rtol, atol: tolerances of `torch.testing.assert_close`.
+        explain: `explain(found, expected, *case)` says in a sentence what is wrong with an answer
+            of the right kind and shape, or gives None, for "the largest difference is …".
+        closed: functions that solve the task; they and the reference must not be called.
 
     Raises:
         ValueError: there are no cases.
@@ -57,20 +78,42 @@ def check(
         count += 1
         expected = reference(*copy.deepcopy(case))
         arguments = copy.deepcopy(case)
-        shown = f"{function.__name__}({', '.join(_show(a) for a in case)})"
-        try:
-            found = function(*arguments)
-        except Exception as error:
-            return Verdict(False, f"✗ {shown} raises {type(error).__name__}: {error}")
+        name = getattr(function, "__name__", "your answer")
+        shown = f"{name}({', '.join(_show(a) for a in case)})"
+        with guard.closed(reference, *closed) as watched:
+            try:
+                found, raised = function(*arguments), None
+            except Exception as error:
+                found, raised = None, error
+        if watched.broken:
+            return Verdict(False, f"✗ {name}: {watched.broken}")
+        if isinstance(raised, NotImplementedError):
+            return Verdict(False, f"Your turn: {name} is not written yet.")
+        if raised is not None:
+            return Verdict(False, f"✗ {shown} raises {type(raised).__name__}: {raised}")
         if found is ... or found is None:
-            return Verdict(False, f"Your turn: {function.__name__} returns {found} so far.")
+            return Verdict(False, f"Your turn: {name} returns {found} so far.")
         if problem := _difference(found, expected, rtol, atol):
+            if explain and not _wrong_kind(found, expected):
+                problem = explain(found, expected, *case) or problem
             return Verdict(False, f"✗ {shown}: {problem}")
         if any(_difference(a, b, 0, 0) for a, b in zip(arguments, case, strict=True)):
             return Verdict(False, f"✗ {shown} changes its arguments; leave them as they are")
     if count == 0:
         raise ValueError("a check needs at least one case")
-    return Verdict(True, f"✓ {function.__name__} is right in all {count} cases")
+    return Verdict(True, f"✓ {name} is right in all {count} cases")
+
+
+def _wrong_kind(found: Any, expected: Any) -> bool:
+    """Whether two answers differ before their values are looked at: in type, number or shape."""
+    if isinstance(expected, (tuple, list)):
+        if type(found) not in (tuple, list) or len(found) != len(expected):
+            return True
+        return any(map(_wrong_kind, found, expected))
+    if not isinstance(expected, (Tensor, bool, int, float)):
+        return type(found) is not type(expected)
+    plain = _plain(found)
+    return plain is None or plain.shape != torch.as_tensor(expected).shape
 
 
 def _difference(found: Any, expected: Any, rtol: float, atol: float) -> str | None:
@@ -82,19 +125,31 @@ def _difference(found: Any, expected: Any, rtol: float, atol: float) -> str | No
         return next((d for f, e in parts if (d := _difference(f, e, rtol, atol))), None)
     if not isinstance(expected, (Tensor, bool, int, float)):
         return None if type(found) is type(expected) and found == expected else "another value"
-    if type(found) not in (Tensor, torch.nn.Parameter, bool, int, float):
+    plain, expected = _plain(found), torch.as_tensor(expected).detach().cpu()
+    if plain is None:
         return f"a number or a tensor is expected, yours is a {type(found).__name__}"
-    found, expected = (torch.as_tensor(x).detach().cpu() for x in (found, expected))
-    if found.shape != expected.shape:
-        return f"shape {tuple(expected.shape)} is expected, yours has {tuple(found.shape)}"
+    if plain.shape != expected.shape:
+        return f"shape {tuple(expected.shape)} is expected, yours has {tuple(plain.shape)}"
     # Python numbers and integer tensors compare by value, whatever their type.
-    found, expected = found.double(), expected.double()
+    found, expected = plain.double(), expected.double()
     if torch.allclose(found, expected, rtol=rtol, atol=atol, equal_nan=True):
         return None
     if found.ndim == 0:
         return f"{expected.item():g} is expected, yours gives {found.item():g}"
     worst = (found - expected).abs().max().item()
     return f"the largest difference from the right answer is {worst:.3g}"
+
+
+def _plain(value: Any) -> Tensor | None:
+    """A number, an array or a tensor as a plain tensor; None for what may lie about its values."""
+    if type(value) is np.ndarray or (isinstance(value, np.generic) and type(value) in _SCALARS):
+        value = value.tolist()
+    if type(value) not in (Tensor, torch.nn.Parameter, bool, int, float, list):
+        return None
+    try:
+        return torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError):
+        return None
 
 
 def _show(value: Any) -> str:

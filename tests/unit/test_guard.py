@@ -1,0 +1,140 @@
+"""slimcnn.checks.guard: the way to the answer is closed, whatever it is called."""
+
+import importlib
+import inspect
+import sys
+import textwrap
+import threading
+import types
+
+import pytest
+import torch
+
+from slimcnn import pruning
+from slimcnn.checks import check, guard
+
+
+def double(x):
+    """Two times."""
+    return 2 * x
+
+
+def reference(x):
+    """Two times, by adding."""
+    return x + x
+
+
+CASES = [(1.0,), (3.0,)]
+alias = double
+
+
+def by_name(x):
+    return double(x)
+
+
+def by_alias(x):
+    return alias(x)
+
+
+def by_import(x):
+    return importlib.import_module(__name__).double(x)
+
+
+def by_copied_code(x):
+    return COPY(x)
+
+
+def by_renamed_code(x):
+    return RENAMED(x)
+
+
+def by_source(x):
+    space = {}
+    exec(textwrap.dedent(inspect.getsource(double)), space)
+    return space["double"](x)
+
+
+def by_thread(x):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(double(x)))
+    thread.start()
+    thread.join()
+    return found[0] if found else 2 * x
+
+
+def and_catch(x):
+    try:
+        return double(x)
+    except Exception:
+        return 2 * x
+
+
+def and_switch_off(x):
+    before = sys.getprofile()
+    sys.setprofile(None)
+    found = double(x)
+    sys.setprofile(before)
+    return found
+
+
+def and_switch_off_and_catch(x):
+    try:
+        sys.setprofile(None)
+    except Exception:
+        return double(x)
+
+
+def by_the_checks_own(x):
+    frame = sys._getframe()
+    while "reference" not in frame.f_locals:
+        frame = frame.f_back
+    return frame.f_locals["reference"](x)
+
+
+COPY = types.FunctionType(double.__code__, {})
+RENAMED = types.FunctionType(double.__code__.replace(co_name="mine", co_filename="mine.py"), {})
+WAYS = [
+    *(by_name, by_alias, by_import, by_copied_code, by_renamed_code, by_source, by_thread),
+    *(and_catch, and_switch_off, and_switch_off_and_catch, by_the_checks_own),
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_the_answer_is_closed(way):
+    verdict = check(way, reference, CASES, closed=[double])
+    assert not verdict.passed
+    assert "which is what you are to write" in verdict.message or "watched" in verdict.message
+    assert sys.getprofile() is None
+
+
+def test_the_same_idea_written_by_someone_else_is_welcome():
+    def mine(x):
+        return 2 * x
+
+    assert check(mine, reference, CASES, closed=[double]).passed
+    assert check(by_name, reference, CASES).passed
+
+
+def test_functions_of_the_package_are_closed_with_all_that_calls_them():
+    weight = torch.arange(8.0)
+    with guard.closed(pruning.mask_of) as watched, pytest.raises(guard.ClosedFunction):
+        pruning.layerwise_masks({"a": weight}, 0.5)
+    assert "mask_of" in watched.broken
+    assert int(pruning.mask_of(weight, 0.5).sum()) == 4  # open again
+    with pytest.raises(TypeError, match="has no Python code"), guard.closed(len):
+        pass
+
+
+def test_a_profiler_that_was_there_comes_back():
+    def profiler(frame, event, argument):
+        pass
+
+    sys.setprofile(profiler)
+    try:
+        with guard.closed(double):
+            reference(1)
+        found = sys.getprofile()
+    finally:
+        sys.setprofile(None)
+    assert found is profiler
