@@ -5,9 +5,9 @@
     python scripts/assignments.py --course SEED    draw a course into assignments/course/
 
 `assignments/source/TOPIC/TOPIC.py` (py:percent) is what people edit. Beside it goes the notebook
-with nbgrader's metadata; `assignments/release/TOPIC/TOPIC.ipynb` is what students get: no solutions,
-no hidden tests. A course has other layers, budgets and constants (from `choices.json`) and other
-hidden cases; its folder is not committed.
+with nbgrader's metadata; `assignments/release/TOPIC/TOPIC.ipynb` is what students get: without
+solutions and hidden tests. A course has other layers, budgets and constants (from `choices.json`)
+and other hidden cases; its folder is not committed.
 """
 
 import argparse
@@ -30,8 +30,9 @@ ASSIGNMENTS = ROOT / "assignments"
 PRACTICE = 20260101  # the hidden cases of the committed assignments
 HIDDEN = "### BEGIN HIDDEN TESTS"
 _SECRET = re.compile(r"\bSECRET\b")
+_STUB = 'raise NotImplementedError("your turn")'
 _CONFIG = Config()
-_CONFIG.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("your turn")'}
+_CONFIG.ClearSolutions.code_stub = {"python": _STUB}
 _CONFIG.ClearSolutions.text_stub = "*Your answer.*"
 
 
@@ -79,7 +80,8 @@ def release(notebook: NotebookNode) -> NotebookNode:
     for step in (ClearSolutions, LockCells, ClearHiddenTests, ComputeChecksums):
         notebook, _ = step(config=_CONFIG).preprocess(notebook, {})
     for cell in notebook.cells:
-        cell.source = cell.source.rstrip()
+        # In a function's body the stub says "not written yet"; a value has its placeholder already.
+        cell.source = re.sub(rf"(?m)^{re.escape(_STUB)}\n?", "", cell.source).rstrip()
     return ComputeChecksums().preprocess(notebook, {})[0]
 
 
@@ -155,17 +157,25 @@ def _problems(notebook: NotebookNode, source: Path) -> None:
 def _with_values(code: str, values: dict, source: Path) -> str:
     """The parameters' cell with other literals."""
     lines = code.splitlines()
-    for node in ast.parse(code).body:
+    for node in reversed(ast.parse(code).body):
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             raise LessonError(f"{shown(source)}: the parameters' cell holds NAME = literal only")
         ast.literal_eval(node.value)
-        name, row = node.targets[0].id, node.value.lineno - 1
+        name, first, last = node.targets[0].id, node.value.lineno - 1, node.value.end_lineno
         if name in values:
-            start, end = node.value.col_offset, node.value.end_col_offset
-            lines[row] = lines[row][:start] + repr(values.pop(name)) + lines[row][end:]
+            before = lines[first][: node.value.col_offset]
+            after = lines[last - 1][node.value.end_col_offset :]
+            lines[first:last] = [before + _literal(values.pop(name)) + after]
     if values:
         raise LessonError(f"{shown(source)}: choices.json draws what is no parameter: {values}")
     return "\n".join(lines)
+
+
+def _literal(value: object) -> str:
+    """A drawn value as code; the rows of a table one below the other."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return "[\n" + "".join(f"    {row!r},\n" for row in value) + "]"
+    return repr(value)
 
 
 def _preamble(topic: str, parameters: str) -> str:

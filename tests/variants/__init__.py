@@ -1,0 +1,1 @@
+"""For each assignment: wrong solutions that its checks must refuse, and right ones that differ."""
