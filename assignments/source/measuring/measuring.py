@@ -251,12 +251,11 @@ def announced(run_old, run_new, clock=time.perf_counter):
 # both networks take the same 2 ms, and the new one has been tried out before:
 
 # %%
-for seed in range(3):
-    machine = checks.Laboratory((2.0, 2.0), seed, cold=30, drift=0.01, noise=0.1)
-    for _ in range(5):
-        machine.run(1)
-    ratio = announced(*machine.runs, machine.clock)
-    print(f"{ratio:.2f} times as fast, announced")
+machine = checks.Laboratory((2.0, 2.0), seed=0, cold=30, drift=0.01, noise=0.1)
+for _ in range(5):
+    machine.run(1)
+ratio = announced(*machine.runs, machine.clock)
+print(f"{ratio:.1f} times as fast, announced")
 
 # %% [markdown]
 # Write `compare`, with the same arguments, so that it gives the ratio of the undisturbed times
