@@ -54,7 +54,7 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.transforms.v2 import functional as industrial
 
-from slimcnn import checkpoints, data, deploy, export, latency, metrics, plotting
+from slimcnn import checkpoints, data, deploy, export, metrics, plotting, sessions
 from slimcnn.checks import phones
 
 plotting.use_style()
@@ -417,7 +417,7 @@ inputs = {"student": expected[:1].numpy(), "MobileNetV2": photo.numpy()}
 def first_and_later(name, threads=1, runs=50):
     """Milliseconds: loading, first run, median of the later ones."""
     times = [time.perf_counter()]
-    session = latency.onnx_session(paths[name].read_bytes(), threads)
+    session = sessions.onnx_session(paths[name].read_bytes(), threads)
     times.append(time.perf_counter())
     for _ in range(runs):
         session.run(None, {"input": inputs[name]})
