@@ -112,25 +112,18 @@ def tried() -> Iterator[str]:
     """The lines of the recipe's table: another network, step by step, against its control."""
     control = "dense, trained on"
     labels = data.load("test").labels
-    right = {
-        s.settings["variant"]: (
-            s,
-            report.load_predictions("recipe", s.settings["variant"]) == labels,
-        )
-        for s in _summaries("recipe")
-    }
+    steps = {s.settings["variant"]: s for s in _summaries("recipe")}
+    right = {name: report.load_predictions("recipe", name) == labels for name in steps}
     times = {r.settings["variant"]: r.latency for r in report.load_records("recipe-latency")}
     yield "| MobileNetV2 | accuracy (%) | against the control | kB | MACs | ms |"
     yield "|---|---:|---:|---:|---:|---:|"
-    for variant, (s, correct) in right.items():
-        d = metrics.paired_bootstrap(right[control][1], correct)
-        paired = (
-            f"{d.difference:+.2f} ({d.low:+.2f} to {d.high:+.2f})" if variant != control else ""
-        )
+    for variant, s in steps.items():
+        d = metrics.paired_bootstrap(right[control], right[variant])
+        paired = f"{d.difference:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
         time = f"{times[variant].median_ms:.2f}" if variant in times else ""
         yield (
-            f"| {variant} | {s.accuracy:.2f} | {paired} | {s.bytes / 1e3:,.0f}"
-            f" | {s.macs / 1e6:.1f} M | {time} |"
+            f"| {variant} | {s.accuracy:.2f} | {'' if variant == control else paired}"
+            f" | {s.bytes / 1e3:,.0f} | {s.macs / 1e6:.1f} M | {time} |"
         )
 
 
