@@ -177,7 +177,7 @@ def nothing_written(path):
 
 def taught_by_package(path):
     """The package's `distill`, with its cache."""
-    recipe = Recipe(epochs=4, batch_size=64, lr=0.01, average=0.0, augmentation=None)
+    recipe = Recipe(epochs=4, batch_size=128, lr=0.02, average=0.0, augmentation=None)
     taught, _ = distillation.distill(
         _thinner(0.5),
         checkpoints.load("resnet14-unsmoothed"),
@@ -369,7 +369,7 @@ WRONG = {
     ],
     "similarity_loss": [
         (raw_similarities, "not of length one"),
-        (one_length, "whole table"),
+        (one_length, "its own length"),
         (cosines, "not the embeddings"),
         (mean_of_rows, "divided by B²"),
         (constant_length, "gradient is not"),

@@ -58,7 +58,7 @@ _ = torch.manual_seed(0)
 # %% tags=["parameters"]
 WIDTH = 0.5  # task 3: the share of the student's channels that is left
 KILOBYTES = 72  # task 3: the file may have so many kB (1 kB = 1,000 bytes)
-ACCURACY = 89.7  # task 3: and must reach so many percent on the validation images
+ACCURACY = 89.2  # task 3: and must reach so many percent on the validation images
 # Task 4: who is compared with whom.
 COMPARISONS = [
     ["soft targets", "alone"],
@@ -181,7 +181,7 @@ print(f"{training.evaluate(pruned, data.load('validation')):.1f} % on validation
 # `checkpoints.save_weights(network, path)`. The file may have `KILOBYTES` kB and must reach
 # `ACCURACY` percent on the validation images; when it is graded, half a point less on the test
 # images. On one core 20 seconds are enough; after 60 the task is stopped. (`ACCURACY` is what our own solution
-# reaches, minus one point.)
+# reaches, minus one and a half points.)
 #
 # Some advice. `training.fit` takes an `objective` (lesson *soft targets*, "On the network"). The
 # pictures of a batch are number `batch.index` of the split; without augmentation the teacher's answer

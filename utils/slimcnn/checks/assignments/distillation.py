@@ -76,23 +76,16 @@ def similarity_loss(function: Callable, seed: int = 0) -> Verdict:
 
     def explain(found: tuple, expected: tuple, e_s: Tensor, e_t: Tensor) -> str | None:
         s, t = e_s @ e_s.T, e_t @ e_t.T
-        rows_of = [F.normalize(e) for e in (e_s, e_t)]
+        unit_s, unit_t = F.normalize(e_s), F.normalize(e_t)
         wrong = {
-            "the rows of the tables are not of length one": (s - t).square().mean(),
-            "each row has its own length; you have divided by that of the whole table": (
-                s / s.norm() - t / t.norm()
-            )
-            .square()
-            .mean(),
-            "the rows of the tables are made unit length, not the embeddings": (
-                (rows_of[0] @ rows_of[0].T - rows_of[1] @ rows_of[1].T).square().mean()
-            ),
-            "the length is the root of the sum of squares, not the sum": (
-                (F.normalize(s, p=1) - F.normalize(t, p=1)).square().mean()
-            ),
+            "the rows of the tables are not of length one": s - t,
+            "each row has its own length, you divide by that of the table": s / s.norm()
+            - t / t.norm(),
+            "not the embeddings get length one, the rows of their tables do": unit_s @ unit_s.T
+            - unit_t @ unit_t.T,
         }
-        for mistake, value in wrong.items():
-            if _near(found[0], value):
+        for mistake, difference in wrong.items():
+            if _near(found[0], difference.square().mean()):
                 return mistake
         batch = len(e_s)
         for factor in (batch, batch**2, 1 / batch):
@@ -293,11 +286,7 @@ def _outcome(loss: Callable, step: _Step) -> object:
 
 
 def _checked(value: object) -> Tensor:
-    """A loss that can be differentiated.
-
-    Raises:
-        TypeError, ValueError: it is none.
-    """
+    """The value, if it is a loss that can be differentiated; an error says why it is not."""
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise TypeError("the loss has no gradient; make it of tensors, without detach or item")
     if value.ndim:
