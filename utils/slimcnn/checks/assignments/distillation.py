@@ -252,7 +252,7 @@ def _with_gradient(loss: Callable, z_s: Tensor, *others: object) -> object:
     value = loss(z_s, *others)
     if value is None or value is ...:
         return value
-    return _checked(value).detach(), torch.autograd.grad(value, z_s)[0]
+    return _checked(value).detach(), torch.autograd.grad(value, z_s, materialize_grads=True)[0]
 
 
 def _outcome(loss: Callable, step: _Step) -> object:

@@ -97,7 +97,7 @@ def break_even(function: Callable, seed: int = 0) -> Verdict:
         (k_h, k_w), (height, width) = kernel, size
         h, w = _outputs(kernel, stride, padding, size)
         whole = c_in * c_out * k_h * k_w * h * w
-        if found != int(found):
+        if found % 1 != 0:  # true for nan, too
             return f"a rank is a whole number, yours is {found:g}"
         weights = largest(c_in * k_h + c_out * k_w, c_in * c_out * k_h * k_w)
         mistakes = {
@@ -233,7 +233,7 @@ def _factored(function: Callable, weight: Tensor, bias: Tensor, mean: Tensor, sh
     answer = function(weight, bias, mean, share)
     if answer is None or answer is ...:
         return answer
-    if not isinstance(answer, tuple) or len(answer) != 3:
+    if not isinstance(answer, tuple | list) or len(answer) != 3:
         raise ValueError("a tuple (left, right, bias) is expected")
     left, right, shift = (torch.as_tensor(part).double() for part in answer)
     rows, columns = weight.shape
