@@ -396,7 +396,7 @@ checks.compress(compress, seed=SECRET).require()
 # damages is smallest. Then I would measure the batch norms anew and fine-tune.
 #
 # Third, MACs are not time. A layer becomes two calls with a map between them, and odd ranks fill no
-# register; in the lesson half of the MACs saved a fifth of the time at best, and CP took longer
+# register; in the lesson half of the MACs made it a fifth faster at best, and CP took longer
 # than the dense network. So I would take multiples of eight, and time the dense network and the
 # factorized one in the same rounds, in the phone's runtime. As a control: channels pruned to the
 # same MACs, fine-tuned as long. In the lesson that was as accurate and faster.
