@@ -16,7 +16,7 @@ JOBS ?= 2
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
 
 .PHONY: help install book site test lint test-unit test-notebooks test-gates test-lessons \
-  test-site notebooks checkpoints results repository release clean
+  test-site notebooks assignments course checkpoints results repository release clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -64,6 +64,12 @@ test-site: site ## the built website: links, and its pages in Chromium
 
 notebooks: install ## write each lesson's notebook from its source; executes only what changed
 	$(PY) scripts/notebooks.py
+
+assignments: install ## write the assignments' notebooks, for instructors and for students
+	$(PY) scripts/assignments.py
+
+course: install ## make course SEED=a-secret-number: assignments of your own in assignments/course/
+	@$(PY) scripts/assignments.py --course '$(SEED)'
 
 checkpoints: install ## train the networks that are missing (hours)
 	$(PY) scripts/train_checkpoints.py

@@ -107,6 +107,15 @@ def texts(source: Path, folder: Path, seed: int | None = None) -> dict[Path, str
     }
 
 
+def write(source: Path, folder: Path, seed: int | None = None) -> list[Path]:
+    """Write both notebooks of an assignment below a folder."""
+    made = texts(source, folder, seed)
+    for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lesson.write(path, text)
+    return list(made)
+
+
 def stale(root: Path = ASSIGNMENTS) -> list[Path]:
     """Notebooks that are not what their source makes of them, and those without a source."""
     wanted = {p: t for source in sources(root) for p, t in texts(source, root).items()}
@@ -200,9 +209,7 @@ def main() -> int:
             return int(bool(wrong))
         folder = ASSIGNMENTS if arguments.course is None else ASSIGNMENTS / "course"
         for source in sources():
-            for path, text in texts(source, folder, arguments.course).items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lesson.write(path, text)
+            for path in write(source, folder, arguments.course):
                 print(f"written: {shown(path)}")
     except (LessonError, OSError, ValueError) as error:
         print(error, file=sys.stderr)

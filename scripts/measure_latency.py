@@ -5,6 +5,7 @@
     python scripts/measure_latency.py lowrank     networks with factorized layers (chapter 5)
     python scripts/measure_latency.py quantization    networks of eight bits (chapter 6)
     python scripts/measure_latency.py results     what is faster by any technique (all results)
+    python scripts/measure_latency.py recipe      MobileNetV2 by the recipe (after sweep_recipe.py)
 
 Writes results/latency.json or results/SWEEP-latency.json: one record a network and runtime,
 batch 1, one thread, all candidates interleaved in one process. Refuses to write a disturbed
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+import sweep_recipe
 from rivals import RIVALS
 from slimcnn import (
     checkpoints,
@@ -93,8 +95,26 @@ def eight_bits(name: str) -> dict[str, Candidate]:
     }
 
 
+def recipe() -> dict[str, Candidate]:
+    """MobileNetV2 as the recipe of the page of all results leaves it, step by step."""
+    images = data.normalize(data.load("train").subset(500).images)
+    found = {}
+    for variant, load in sweep_recipe.LOADED.items():
+        path = sweep_recipe.weights(variant)
+        model = load(sweep_recipe.network(), path).eval()
+        technique = "channel pruning" if load is pruning.load_pruned else "dense"
+        found[variant] = Candidate(model, path, technique, "mobilenet_v2")
+        found[sweep_recipe.rounded(variant)] = Candidate(
+            *(model, path, "post-training quantization", "mobilenet_v2"),
+            lambda model, path: sweep_recipe.RUNTIME.quantize(model, images, path),
+        )
+    return found
+
+
 def candidates(sweep: str) -> dict[str, Candidate]:
     """What is timed together."""
+    if sweep == "recipe":
+        return recipe()
     if sweep == "baselines":
         return {name: baseline(name) for name in BASELINES}
     if sweep == "quantization":
@@ -175,7 +195,7 @@ def measure(
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    choices = ("baselines", "pruning", "lowrank", "quantization", "results")
+    choices = ("baselines", "pruning", "lowrank", "quantization", "results", "recipe")
     parser.add_argument("sweep", nargs="?", choices=choices, default=choices[0])
     sweep = parser.parse_args().sweep
     runtimes, command, file = (

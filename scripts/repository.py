@@ -5,8 +5,8 @@
     python scripts/repository.py --check    say which page disagrees; exit 1 if any does
 
 The address stands in `_config.yml` (repository.url) and the version in `pyproject.toml`;
-derived from the two are the lessons' setup cells, links and badges in pages, CITATION.cff,
-the package's metadata and the README's table of lessons. No notebook is executed.
+derived from the two are the setup cells of lessons and assignments, links and badges in pages,
+CITATION.cff, the package's metadata and the README's table of lessons. No notebook is executed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import assignments
 import lesson
 import notebooks
 import setup_cell
@@ -29,6 +30,7 @@ PAGES = (
     *("*.md", "*.cff", "pyproject.toml", "package.json", "_config.yml", "_toc.yml"),
     *("book/**/*.md", "book/**/*.html", "book/**/*.bib", "book/_ext/*.py"),
     *("chapters/**/*.py", "chapters/**/*.md", "utils/**/*.py", ".github/**/*.yml"),
+    "assignments/source/**/*.py",
 )
 
 _HUB = "https://github.com/"
@@ -118,7 +120,7 @@ def derived(root: Path, new: str, release: str) -> dict[Path, str]:
             text = re.sub(r"(?m)^version: .*$", f"version: {release}", text)
         elif name == "utils/slimcnn/__init__.py":
             text = re.sub(r"(?m)^__version__ = .*$", f'__version__ = "{release}"', text)
-        elif name.startswith("chapters/") and path.suffix == ".py":
+        elif name.startswith(("chapters/", "assignments/")) and path.suffix == ".py":
             cell = setup_cell.percent_cell(new, release) + "\n"
             text = _SETUP.sub(lambda _, cell=cell: cell, text)
         texts[path] = text
@@ -183,6 +185,9 @@ def apply(root: Path, new: str, release: str) -> list[Path]:
             text, _ = notebooks.build(path)  # the setup cell is no part of the code's fingerprint
             lesson.write(target, text)
             written.append(target)
+    for path in changes:
+        if path.is_relative_to(root / "assignments"):
+            written += assignments.write(path, root / "assignments")
     return written
 
 

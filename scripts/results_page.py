@@ -108,6 +108,25 @@ def timed(found: Sequence[Row]) -> list[Summary]:
     return result
 
 
+def tried() -> Iterator[str]:
+    """The lines of the recipe's table: another network, step by step, against its control."""
+    control = "dense, trained on"
+    labels = data.load("test").labels
+    steps = {s.settings["variant"]: s for s in _summaries("recipe")}
+    right = {name: report.load_predictions("recipe", name) == labels for name in steps}
+    times = {r.settings["variant"]: r.latency for r in report.load_records("recipe-latency")}
+    yield "| MobileNetV2 | accuracy (%) | against the control | kB | MACs | ms |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for variant, s in steps.items():
+        d = metrics.paired_bootstrap(right[control], right[variant])
+        paired = f"{d.difference:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
+        time = f"{times[variant].median_ms:.2f}" if variant in times else ""
+        yield (
+            f"| {variant} | {s.accuracy:.2f} | {'' if variant == control else paired}"
+            f" | {s.bytes / 1e3:,.0f} | {s.macs / 1e6:.1f} M | {time} |"
+        )
+
+
 def figure(summaries: Sequence[Summary], cost: str, path: Path) -> None:
     """Accuracy against cost; what is on the front is named."""
     costs = [s.latency.median_ms if cost == "latency" else s.bytes for s in summaries]
@@ -143,6 +162,7 @@ def page(found: Sequence[Row]) -> str:
     return template.format(
         three="\n".join(table(three)),
         one="\n".join(table(one)),
+        tried="\n".join(tried()),
         counts=f"{len(three)} methods on three seeds, {len(one)} on one",
         int8=of("int8"),
         adaround=of("weights 4, AdaRound"),

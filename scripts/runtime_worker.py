@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from slimcnn import deploy, latency
+from slimcnn import deploy, latency, sessions
 from slimcnn.export import import_runtime, silence
 
 # What each runtime imports to compute: a first answer does not pay for Python's imports.
@@ -54,7 +54,7 @@ def first(files: list[list[str]], shape: list[int]) -> dict:
     with silence():
         import_runtime(MODULES.get(name, runtime.package))
     if name == "ONNX Runtime":
-        latency._sums_saturate()  # our own question about the processor, not the runtime's work
+        sessions.sums_saturate()  # our own question about the processor, not the runtime's work
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     before, start = _memory("VmRSS"), time.perf_counter()
     program = runtime.load(path)

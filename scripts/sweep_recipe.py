@@ -129,14 +129,22 @@ def whole(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
+# The networks of the last step, and how their weights are read.
+LOADED = {"dense, trained on": whole, "half the MACs": pruning.load_pruned}
+
+
+def rounded(variant: str) -> str:
+    """What the int8 of a network is called."""
+    return f"{variant.removesuffix(', trained on')}, int8"
+
+
 def runs() -> list[Run]:
     """The steps, in their order."""
     steps = (
         ("dense", 8.0, from_new),
         ("dense, trained on", 5.0, trained_on),
         ("half the MACs", 5.0, half),
-        ("dense, int8", 0.5, partial(int8, "dense, trained on", whole)),
-        ("half the MACs, int8", 0.5, partial(int8, "half the MACs", pruning.load_pruned)),
+        *((rounded(v), 0.5, partial(int8, v, load)) for v, load in LOADED.items()),
     )
     return [
         Run(variant, 0, minutes, partial(work, variant, 0), "mobilenet_v2")

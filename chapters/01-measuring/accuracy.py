@@ -562,6 +562,7 @@ measuring.fixed_and_broken(fixed_and_broken)
 #
 # ## Where next
 #
+# - [Assignment: measuring](../../assignments/release/measuring/measuring.ipynb): count costs, plan a comparison, mend a stopwatch.
 # - Back to the [home page](../../book/index.md) for the map of the book; pruning comes next.
 # - {cite:t}`bouthillier2021accounting`: how many runs a comparison needs, and what varies.
 # - {cite:t}`guo2017calibration`: why modern networks are overconfident.

@@ -638,6 +638,7 @@ measuring.separable_macs(separable_macs)
 #
 # ## Where next
 #
+# - [Assignment: measuring](../../assignments/release/measuring/measuring.ipynb): count costs, plan a comparison, mend a stopwatch.
 # - Next lesson: [Latency](latency.ipynb), how to time a network so that the number means
 #   something.
 # - {cite:t}`williams2009roofline` introduce the roofline in ten readable pages; the

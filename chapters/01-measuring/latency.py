@@ -543,6 +543,7 @@ measuring.median_and_iqr(median_and_iqr)
 #
 # ## Where next
 #
+# - [Assignment: measuring](../../assignments/release/measuring/measuring.ipynb): count costs, plan a comparison, mend a stopwatch.
 # - Next lesson: [Accuracy](accuracy.ipynb), what 10,000 test images can tell and what they
 #   cannot.
 # - {cite:t}`reddi2020mlperf` is worth reading for its scenarios: four ways to ask "how

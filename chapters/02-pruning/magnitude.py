@@ -767,6 +767,7 @@ pruning_weights.cubic(sparsity_at)
 #
 # ## Where next
 #
+# - [Assignment: pruning](../../assignments/release/pruning/pruning.ipynb): masks, a budget, and an experiment that reports too much.
 # - Next lesson: whole filters, so that tensors get smaller for real.
 # - {cite:t}`frankle2019lottery` for the question, {cite:t}`blalock2020state` for how
 #   badly pruning papers can be compared, and why.

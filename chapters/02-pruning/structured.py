@@ -728,8 +728,23 @@ pruning_channels.chain_macs(chain_macs)
 # constant.
 # ```
 #
+# ```{exercise}
+# :label: ex-structured-mask
+# A colleague sets the weights of half of the filters to zero and reports that the network got neither
+# smaller nor faster. Which tensors besides these filters must change, and what else still answers when
+# a filter is zero?
+# ```
+#
+# ```{solution} ex-structured-mask
+# :class: dropdown
+# The batch norm's scale, shift and running statistics, and the inputs of all layers that read the
+# channels; all lose the same indices, in all layers of the group. The batch norm still answers: a
+# channel of zeros leaves it as the constant $\beta - \gamma \mu / \sqrt{\sigma^2 + \epsilon}$.
+# ```
+#
 # ## Where next
 #
+# - [Assignment: pruning](../../assignments/release/pruning/pruning.ipynb): masks, a budget, and an experiment that reports too much.
 # - Next chapter: [what zeros are worth](../03-sparsity/formats.ipynb) if they stay
 #   scattered.
 # - {cite:t}`fang2023depgraph` for groups of transformers and recurrent networks.

@@ -687,8 +687,21 @@ sparse_formats.from_pairs(from_pairs)
 # tensors of the file, and whether the dense file was zipped as well.
 # ```
 #
+# ```{exercise}
+# :label: ex-formats-gap
+# Relative index with gaps of 4 bits, so that a gap holds up to 15 zeros. A row starts with 40
+# zeros. How many entries does the first non-zero take, and at which sparsity does this begin to hurt?
+# ```
+#
+# ```{solution} ex-formats-gap
+# :class: dropdown
+# Three: two padding entries, each 15 zeros and a stored zero, cover 32 numbers, and the third has the
+# gap 8. Padding becomes frequent when the mean gap $s / (1 - s)$ comes near 15, at $s = 94\,\%$.
+# ```
+#
 # ## Where next
 #
+# - [Assignment: sparsity](../../assignments/release/sparsity/sparsity.ipynb): a format, a pattern, and the bytes that were forgotten.
 # - Next lesson: patterns of zeros that hardware can use.
 # - {cite:t}`han2016deep`, section 2: the relative index, in half a page.
 # - {cite:t}`gale2020sparse`: what a fast sparse kernel has to do.

@@ -781,6 +781,7 @@ distilling.attention_map(attention_map)
 #
 # ## Where next
 #
+# - [Assignment: distillation](../../assignments/release/distillation/distillation.ipynb): a loss, a student under a budget, and a gain that is none.
 # - [Next chapter](../05-low-rank/matrices.ipynb): weights as matrices and tensors of low rank.
 # - {cite:t}`zagoruyko2017paying` for the pictures of what networks look at.
 # - {cite:t}`mirzadeh2020improved`: what to do if the teacher is too far away.

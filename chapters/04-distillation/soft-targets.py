@@ -739,6 +739,7 @@ distilling.soft_gradient(soft_gradient)
 #
 # ## Where next
 #
+# - [Assignment: distillation](../../assignments/release/distillation/distillation.ipynb): a loss, a student under a budget, and a gain that is none.
 # - [Next lesson](features.ipynb): teaching by what lies inside the networks, and students that were
 #   pruned.
 # - {cite:t}`hinton2015distilling`: nine pages, and the origin of the temperature and of $T^2$.

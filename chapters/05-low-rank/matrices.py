@@ -618,6 +618,7 @@ low_rank.channel_break_even(channel_break_even)
 #
 # ## Where next
 #
+# - [Assignment: low-rank](../../assignments/release/low-rank/low-rank.ipynb): factors, ranks under a budget, and layers that were never replaced.
 # - Next lesson: [tensors](tensors.ipynb), kernels without being flattened, and a plan for the
 #   whole network.
 # - {cite:t}`zhang2016accelerating` for networks of many layers, where errors add up.

@@ -932,6 +932,7 @@ low_rank.tensor_weights(tensor_weights)
 #
 # ## Where next
 #
+# - [Assignment: low-rank](../../assignments/release/low-rank/low-rank.ipynb): factors, ranks under a budget, and layers that were never replaced.
 # - [Next chapter](../06-quantization/integers.ipynb): fewer bits for every number, and for these
 #   factors, too.
 # - {cite:t}`kolda2009tensor`: the review of tensor decompositions, with all notation.

@@ -901,8 +901,21 @@ integer_arithmetic.requantize(requantize)
 # layers have $\zeta = 0$ behind a ReLU, and do not notice.)
 # ```
 #
+# ```{exercise}
+# :label: ex-integers-scale
+# Weights between $-0.3$ and $0.3$ are cast to int8 directly, `weight.to(torch.int8)`. What does the network
+# compute, and which accuracy do you expect with ten classes?
+# ```
+#
+# ```{solution} ex-integers-scale
+# :class: dropdown
+# All weights become 0: nothing was divided by the scale, $0.3 / 127$. The answer is the same for every
+# image, so it is right for one class in ten, near 10 %.
+# ```
+#
 # ## Where next
 #
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
 # - [Next lesson](post-training.ipynb): fewer bits than eight, without training.
 # - {cite:t}`jacob2018quantization`: integer-only arithmetic, and what phones still do.
 # - {cite:t}`krishnamoorthi2018quantizing`: a whitepaper with many measurements.

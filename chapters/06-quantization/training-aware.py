@@ -686,6 +686,7 @@ few_bits.step_gradient(step_gradient)
 #
 # ## Where next
 #
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
 # - [Next lesson](weight-sharing.ipynb): shared values, short words, and a file of 70 kB.
 # - {cite:t}`bengio2013estimating`: the estimator, and others that were tried.
 # - {cite:t}`esser2020learned`: learned steps, with the details of the gradient's scale.

@@ -736,7 +736,22 @@ codes.entropy(entropy)
 # limit.
 # ```
 #
+# ```{exercise}
+# :label: ex-share-total
+# A report says "4 bits a weight, so eight times smaller", of a network with 20 layers of 5,000 weights
+# each and a codebook of 16 float32 values for each layer. What is the factor with the books counted, and
+# what else belongs into the file?
+# ```
+#
+# ```{solution} ex-share-total
+# :class: dropdown
+# Indices $100{,}000 \cdot 4$ bits are 50,000 bytes, books $20 \cdot 64$ are 1,280, of 400,000 bytes:
+# 7.8 times. Then come biases, batch norms, names and shapes. With layers of 288 weights instead of
+# 5,000, the books alone would be 31 % of the file.
+# ```
+#
 # ## Where next
 #
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
 # - [Next chapter](../07-deployment/export.ipynb): the network leaves Python.
 # - {cite:t}`han2016deep`: the whole pipeline.

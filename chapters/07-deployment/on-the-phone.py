@@ -54,7 +54,7 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.transforms.v2 import functional as industrial
 
-from slimcnn import checkpoints, data, deploy, export, latency, metrics, plotting
+from slimcnn import checkpoints, data, deploy, export, metrics, plotting, sessions
 from slimcnn.checks import phones
 
 plotting.use_style()
@@ -417,7 +417,7 @@ inputs = {"student": expected[:1].numpy(), "MobileNetV2": photo.numpy()}
 def first_and_later(name, threads=1, runs=50):
     """Milliseconds: loading, first run, median of the later ones."""
     times = [time.perf_counter()]
-    session = latency.onnx_session(paths[name].read_bytes(), threads)
+    session = sessions.onnx_session(paths[name].read_bytes(), threads)
     times.append(time.perf_counter())
     for _ in range(runs):
         session.run(None, {"input": inputs[name]})
@@ -895,8 +895,22 @@ phones.next_version(next_version)
 # may be wrong. Write beside it, verify, rename.
 # ```
 #
+# ```{exercise}
+# :label: ex-phone-median
+# A team reports the median of 50 answers on the newest phone, straight after a minute of rest. Name three
+# things that a user will notice and this number does not contain.
+# ```
+#
+# ```{solution} ex-phone-median
+# :class: dropdown
+# The first answer with loading and preparing the file; what is left of the speed when the phone is
+# hot; the phones that most users have. Also: preparing the photograph, and the slowest answers, which a
+# median leaves out.
+# ```
+#
 # ## Where next
 #
+# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file under a budget, and a speed-up that is none.
 # - [The app side](../../book/apps.md): Kotlin and Swift from asset to label, for three runtimes.
 # - {cite:t}`reddi2022mobile`: how an industry agreed on what a fair number from a phone is.
 # - {cite:t}`wu2019facebook`: what phones in the field are like.

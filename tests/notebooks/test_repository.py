@@ -96,6 +96,20 @@ def test_a_new_address_reaches_every_page_and_executes_nothing(root, monkeypatch
     assert f'REPOSITORY = "{MINE}"' in "".join(new["cells"][1]["source"])
 
 
+def test_the_notebooks_of_assignments_follow(root):
+    source = root / "assignments/source/tiny/tiny.py"
+    source.parent.mkdir(parents=True)
+    cell = setup_cell.percent_cell(PLACEHOLDER, "0.1.0")
+    source.write_text(f'{cell}\n# %% tags=["parameters"]\nSIZE = 3\n')
+    repository.apply(root, MINE, "0.2.0")
+    assert f'REPOSITORY = "{MINE}"' in source.read_text()
+    for kind in ("source", "release"):
+        notebook = json.loads((root / f"assignments/{kind}/tiny/tiny.ipynb").read_text())
+        text = "".join(notebook["cells"][0]["source"])
+        assert f'REPOSITORY = "{MINE}"' in text and "@v0.2.0" in text
+    assert repository.apply(root, MINE, "0.2.0") == []
+
+
 def test_setting_it_again_changes_nothing_and_setting_it_back_restores(root):
     before = texts(root)
     repository.apply(root, MINE, "0.1.0")

@@ -4,7 +4,6 @@ import copy
 import gc
 import sys
 import time
-import types
 from collections import Counter
 from itertools import pairwise
 
@@ -14,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from slimcnn import export, latency
+from slimcnn import export, latency, sessions
 from slimcnn.models import ResNet14, StudentNet
 
 
@@ -351,7 +350,7 @@ def test_onnx_runtime_is_told_the_threads_and_the_provider(networks, tmp_path, m
         made.append((options.intra_op_num_threads, options.inter_op_num_threads, providers))
         return real(content, options, providers=providers)
 
-    monkeypatch.setattr(latency, "_sums_saturate", lambda: False)  # which has a session, too
+    monkeypatch.setattr(sessions, "sums_saturate", lambda: False)  # which has a session, too
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     latency.onnxruntime(path, example)
     latency.onnxruntime(path, example, threads=2)
@@ -394,40 +393,3 @@ def test_a_missing_runtime_says_what_to_install(monkeypatch, adapter, missing, i
         getattr(latency, adapter)(nn.Linear(2, 2), torch.ones(1, 2))
     assert isinstance(caught.value, ImportError)
     assert f"{missing.split('.')[0]} cannot be imported" in str(caught.value)
-
-
-# ---- sums of eight-bit products in ONNX Runtime ----
-
-
-@pytest.mark.parametrize("saturate", [True, False])
-def test_exact_sums_are_asked_for_where_they_would_saturate(saturate, monkeypatch, tmp_path):
-    monkeypatch.setattr(latency, "_sums_saturate", lambda: saturate)
-    path = export.to_onnx(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "a.onnx")
-    options = latency.onnx_session(path.read_bytes()).get_session_options()
-    if saturate:
-        assert options.get_session_config_entry("session.x64quantprecision") == "1"
-    else:
-        with pytest.raises(RuntimeError):
-            options.get_session_config_entry("session.x64quantprecision")
-
-
-def test_a_processor_that_adds_in_sixteen_bits_is_found_out(monkeypatch):
-    class Session:
-        """Two products at a time in 16 bits, as x86 without VNNI."""
-
-        def __init__(self, *_, **__): ...
-
-        def run(self, _, feed):
-            a, b = feed["a"].astype(np.int64), feed["b"].astype(np.int64)
-            pairs = a[:, ::2, None] * b[::2] + a[:, 1::2, None] * b[1::2]
-            return [np.clip(pairs, -32768, 32767).sum(1).astype(np.int32)]
-
-    runtime = types.SimpleNamespace(InferenceSession=Session)
-    real = latency.import_runtime
-    monkeypatch.setattr(
-        latency, "import_runtime", lambda name: runtime if name == "onnxruntime" else real(name)
-    )
-    assert latency._sums_saturate.__wrapped__()
-    exact = lambda self, _, feed: [feed["a"].astype(np.int32) @ feed["b"].astype(np.int32)]  # noqa: E731
-    monkeypatch.setattr(Session, "run", exact)
-    assert not latency._sums_saturate.__wrapped__()

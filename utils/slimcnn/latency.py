@@ -10,19 +10,19 @@ import gc
 import random
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from slimcnn.export import import_runtime, inference_copy, silence, to_executorch, to_onnx
+from slimcnn.sessions import executorch_program, onnx_session, require_count
 
 # CPU seconds per wall second of an undisturbed callable: at least 0.9 (one thread works
 # all the time) and at most 1.1 for each declared thread. The room of a tenth is for the
@@ -106,8 +106,8 @@ def measure(
             raise ValueError(
                 f"{name!r} is a {type(function).__name__}; a function without arguments is needed"
             )
-    _require_count("rounds", rounds, 1)
-    _require_count("warmup", warmup, 0)
+    require_count("rounds", rounds, 1)
+    require_count("warmup", warmup, 0)
     wall: dict[Name, list[int]] = {name: [] for name in callables}
     cpu = dict.fromkeys(callables, 0)
     order = list(callables)
@@ -135,7 +135,7 @@ def thread_limit(threads: int) -> Iterator[None]:
     Raises:
         ValueError: `threads` is not a whole number of 1 or more.
     """
-    _require_count("threads", threads, 1)
+    require_count("threads", threads, 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -184,7 +184,7 @@ def onnxruntime(
         FileNotFoundError: the file does not exist.
     """
     import_runtime("onnxruntime")
-    _require_count("threads", threads, 1)
+    require_count("threads", threads, 1)
     session = onnx_session(_file_content(model_or_path, example, to_onnx, "model.onnx"), threads)
     feed = {session.get_inputs()[0].name: example.detach().cpu().contiguous().numpy()}
 
@@ -192,44 +192,6 @@ def onnxruntime(
         return torch.from_numpy(session.run(None, feed)[0])
 
     return run
-
-
-def onnx_session(content: bytes, threads: int = 1) -> Any:
-    """A session of ONNX Runtime's CPU execution provider with the content of an .onnx file.
-
-    Raises:
-        MissingRuntimeError: onnxruntime is not installed.
-    """
-    runtime = import_runtime("onnxruntime")
-    _require_count("threads", threads, 1)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    if _sums_saturate():  # int8 must be right there, too (chapter 6); elsewhere it would be slower
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-@cache
-def _sums_saturate() -> bool:
-    """Whether ONNX Runtime adds products of bytes up in 16 bits here: on x86 without VNNI."""
-    runtime, onnx = import_runtime("onnxruntime"), import_runtime("onnx")
-    make, types = onnx.helper, onnx.TensorProto
-    graph = make.make_graph(
-        [make.make_node("MatMulInteger", ["a", "b"], ["c"])],
-        "largest",
-        [
-            make.make_tensor_value_info("a", types.UINT8, (16, 64)),
-            make.make_tensor_value_info("b", types.INT8, (64, 16)),
-        ],
-        [make.make_tensor_value_info("c", types.INT32, (16, 16))],
-    )
-    versions = {"opset_imports": [make.make_opsetid("", 17)], "ir_version": 8}
-    content = make.make_model(graph, **versions).SerializeToString()
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    largest = {"a": np.full((16, 64), 255, np.uint8), "b": np.full((64, 16), 127, np.int8)}
-    return bool((session.run(None, largest)[0] != 255 * 127 * 64).any())
 
 
 def executorch(
@@ -253,52 +215,11 @@ def executorch(
         FileNotFoundError: the file does not exist.
         RuntimeError: a callable with another number of threads is still alive.
     """
-    _require_count("threads", threads, 1)
+    require_count("threads", threads, 1)
     with silence():
         import_runtime("executorch.runtime")
     content = _file_content(model_or_path, example, to_executorch, "model.pte")
     return partial(executorch_program(content, threads), example.detach().cpu().contiguous())
-
-
-def executorch_program(content: bytes, threads: int = 1) -> Callable[[Tensor], Tensor]:
-    """The content of a .pte file as a function of its input; see `executorch` for its threads.
-
-    Raises:
-        MissingRuntimeError: executorch is not installed.
-        RuntimeError: a program with another number of threads is still alive.
-    """
-    _require_count("threads", threads, 1)
-    with silence():
-        runtime = import_runtime("executorch.runtime").Runtime.get()
-        pool = import_runtime("executorch.extension.pybindings.portable_lib")
-    others = sorted({loaded.threads for loaded in _loaded if loaded.threads != threads})
-    if others:
-        raise RuntimeError(
-            f"{threads} threads are asked of ExecuTorch, but a callable with {others[0]} is alive,"
-            " and all share one thread pool. Delete that callable first, or use the same number."
-        )
-    with silence():
-        if pool._threadpool_get_thread_count() != threads:
-            pool._unsafe_reset_threadpool(threads)
-        loaded = _ExecuTorchProgram(runtime.load_program(content), threads)
-    _loaded.add(loaded)
-    return loaded
-
-
-class _ExecuTorchProgram:
-    """One loaded ExecuTorch program; calling it runs the program."""
-
-    def __init__(self, program: Any, threads: int):
-        self._program = program  # owns the memory of the method
-        self._execute = program.load_method("forward").execute
-        self.threads = threads
-
-    def __call__(self, input: Tensor) -> Tensor:
-        return self._execute((input,))[0].clone()  # older versions write results to one place
-
-
-# The programs that `executorch_program` made and that are still alive.
-_loaded: "weakref.WeakSet[_ExecuTorchProgram]" = weakref.WeakSet()
 
 
 def _file_content(
@@ -347,8 +268,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _require_count(name: str, value: int, smallest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, {smallest} or more")

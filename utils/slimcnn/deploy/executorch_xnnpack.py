@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slimcnn import export, latency
+from slimcnn import export, sessions
 from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 
 
@@ -40,7 +40,7 @@ class ExecuTorch(Runtime):
         return export.lower_to_executorch(torch.export.export(converted, (example,)), path)
 
     def load(self, path: Path | str, threads: int = 1) -> Program:
-        return one_by_one(latency.executorch_program(self._there(path).read_bytes(), threads))
+        return one_by_one(sessions.executorch_program(self._there(path).read_bytes(), threads))
 
     def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
         path = self._there(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slimcnn import export, latency
+from slimcnn import export, sessions
 from slimcnn.deploy.runtime import Program, Runtime, TensorInfo, one_by_one, single
 
 
@@ -41,7 +41,7 @@ class ONNXRuntime(Runtime):
         return path
 
     def load(self, path: Path | str, threads: int = 1) -> Program:
-        session = latency.onnx_session(self._there(path).read_bytes(), threads)
+        session = sessions.onnx_session(self._there(path).read_bytes(), threads)
         name = session.get_inputs()[0].name
 
         def run(input: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ONNXRuntime(Runtime):
         return one_by_one(run)
 
     def describe(self, path: Path | str) -> tuple[TensorInfo, TensorInfo]:
-        session = latency.onnx_session(self._there(path).read_bytes())
+        session = sessions.onnx_session(self._there(path).read_bytes())
         types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 
         def info(end) -> TensorInfo:  # noqa: ANN001
