@@ -120,11 +120,23 @@ def tried() -> Iterator[str]:
     for variant, s in steps.items():
         d = metrics.paired_bootstrap(right[control], right[variant])
         paired = f"{d.difference:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
-        time = f"{times[variant].median_ms:.2f}" if variant in times else ""
+        time = f"{times[variant].median_ms:.3f}" if variant in times else ""
         yield (
             f"| {variant} | {s.accuracy:.2f} | {'' if variant == control else paired}"
             f" | {s.bytes / 1e3:,.0f} | {s.macs / 1e6:.1f} M | {time} |"
         )
+
+
+def gained() -> dict[str, str]:
+    """What the recipe was worth in the end, for the sentence below its table."""
+    steps = {s.settings["variant"]: s for s in _summaries("recipe")}
+    times = {r.settings["variant"]: r.latency for r in report.load_records("recipe-latency")}
+    first, last = "dense, trained on", "half the MACs, int8"
+    return {
+        "smaller": f"{steps[first].bytes / steps[last].bytes:.0f}",
+        "faster": f"{times[first].median_ms / times[last].median_ms:.1f}",
+        "lost": f"{steps[first].accuracy - steps[last].accuracy:.1f}",
+    }
 
 
 def figure(summaries: Sequence[Summary], cost: str, path: Path) -> None:
@@ -163,6 +175,7 @@ def page(found: Sequence[Row]) -> str:
         three="\n".join(table(three)),
         one="\n".join(table(one)),
         tried="\n".join(tried()),
+        **gained(),
         counts=f"{len(three)} methods on three seeds, {len(one)} on one",
         int8=of("int8"),
         adaround=of("weights 4, AdaRound"),

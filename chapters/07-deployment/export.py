@@ -459,7 +459,6 @@ deploying.folded_normalization(folded_normalization)
 #
 # ## Where next
 #
-# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file under a budget, and a speed-up that is none.
 # - [One network, six runtimes](runtimes.ipynb): what the same files cost in each of them.
 # - PyTorch's documentation of `torch.export`: what it can write down, and how to rewrite what it cannot.
 # - ONNX Runtime's documentation of graph optimizations: all rewritings, level by level.

@@ -910,7 +910,6 @@ phones.next_version(next_version)
 #
 # ## Where next
 #
-# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file under a budget, and a speed-up that is none.
 # - [The app side](../../book/apps.md): Kotlin and Swift from asset to label, for three runtimes.
 # - {cite:t}`reddi2022mobile`: how an industry agreed on what a fair number from a phone is.
 # - {cite:t}`wu2019facebook`: what phones in the field are like.

@@ -33,6 +33,19 @@ def test_controls_and_seeds_are_told_apart(rows):
     assert len(spread) > 10 and all(" ± " in line for line in spread)
 
 
+def test_the_recipe_is_held_against_its_control():
+    lines = list(results_page.tried())
+    cells = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines[2:]}
+    assert list(cells) == [
+        *("dense", "dense, trained on", "half the MACs", "dense, int8", "half the MACs, int8"),
+    ]
+    dense, last = cells["dense, trained on"], cells["half the MACs, int8"]
+    assert dense[2] == ""
+    assert last[2].startswith(f"{float(last[1]) - float(dense[1]):+.2f} (")
+    assert float(last[3]) < float(dense[3].replace(",", "")) / 10
+    assert results_page.gained()["lost"] == f"{float(dense[1]) - float(last[1]):.1f}"
+
+
 def test_differences_are_those_of_paired_seeds(rows):
     int8 = next(r for r in rows if r.name == "int8" and r.summary.model == "resnet14")
     baseline = rows[0].summary
