@@ -7,7 +7,7 @@ reach, loses its own points only: the notebook is started again without it, and 
 import json
 import os
 import secrets
-import selectors
+import select
 import threading
 import time
 from dataclasses import dataclass, field
@@ -98,7 +98,7 @@ def execute(
         }
         run = _Attempt(job, limits, sandbox, slot, stop)
         run.watch_until_end(result, skip)
-        left -= run.seconds
+        left = 0 if run.late else left - run.seconds
         if run.culprit is None and run.why and not run.finished:
             failures += 1
             if failures == 2 or "output" in run.why:
@@ -121,7 +121,7 @@ class _Attempt:
     def __init__(self, job: dict, limits: Limits, sandbox: Sandbox, slot: int, stop) -> None:  # noqa: ANN001
         self.job, self.limits, self.stop = job, limits, stop
         self.culprit: int | None = None
-        self.why, self.finished, self.seconds = "", False, 0.0
+        self.why, self.finished, self.late, self.seconds = "", False, False, 0.0
         self.first_start = self.cell_start = 0.0
         self.pipe, end = os.pipe()
         try:
@@ -150,8 +150,8 @@ class _Attempt:
             if not self.why and not self.finished:
                 said = words.decode(errors="replace").strip().splitlines()
                 self.why = "all processes of the notebook were killed"
-                if self.culprit is None:
-                    self.why = f"the sandbox ended at once: {said[-1] if said else 'no message'}"
+                if self.culprit is None or said:
+                    self.why = f"the sandbox ended: {said[-1] if said else 'no message'}"
 
     def _send(self) -> None:
         try:
@@ -162,13 +162,11 @@ class _Attempt:
 
     def _loop(self, result: Execution, skip: set[int], begin: float) -> None:
         buffer, total = b"", 0
-        selector = selectors.DefaultSelector()
-        selector.register(self.pipe, selectors.EVENT_READ)
         looked = 0.0
         while True:
             if self.stop.is_set():
                 raise Stopped
-            if selector.select(PERIOD):
+            if select.select([self.pipe], [], [], PERIOD)[0]:
                 data = os.read(self.pipe, MB)
                 if not data:
                     return
@@ -209,7 +207,7 @@ class _Attempt:
         elif kind == "died":
             self.why = event["message"]
         elif kind in ("late", "end"):
-            self.finished, self.culprit = True, None
+            self.finished, self.late, self.culprit = True, kind == "late", None
 
 
 def _fill(result: Execution, todo: list[int], why: str) -> None:

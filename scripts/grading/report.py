@@ -143,7 +143,7 @@ def _missed(entries: "list[Entry]", assignment: Assignment) -> list[str]:
     rows.sort(key=lambda row: -row[0])
     header = ["", "## Tasks, the most missed first", "", "| task | without full points | mean |"]
     header[-1] += " most frequent message |"
-    return [*header, "|---|---|---|---|", *(row for _, row in rows)]
+    return [*header, "|---|---|---|---|", *(row for *_, row in rows)]
 
 
 def _message(notebook: NotebookNode, task: Task) -> str:

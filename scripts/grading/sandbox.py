@@ -6,6 +6,7 @@ worker becomes a user of its own that nobody else is, since root's processes are
 an ordinary user the processes are counted by the new user namespace.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -63,10 +64,11 @@ class Sandbox:
         """The system's limit on processes: where it counts all of a user's, those are added."""
         if self.mode == "root" or (self.mode == "user" and _KERNEL >= (5, 14)):
             return limits.processes
-        own = (p for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"])
-        return limits.processes + sum(
-            p.info["num_threads"] or 0 for p in own if p.info["uids"].real == os.getuid()
-        )
+        own = 0
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                own += process.num_threads() if process.uids().real == os.getuid() else 0
+        return limits.processes + own
 
     def start(self, slot: int, limits: Limits, pipe: int, token: str) -> "Started":
         """Start the runner, which reads its job from the standard input and reports to `pipe`."""
@@ -95,7 +97,8 @@ class Sandbox:
         return Started(process, token, folder)
 
     def _bubblewrap(self, limits: Limits, files: list[int]) -> list[str]:
-        command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
+        command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
+        command += ["--unshare-pid", "--unshare-net"]
         command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         if self.mode == "user":
             command += ["--unshare-user", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]

@@ -44,8 +44,9 @@ class Watch:
     def processes(self) -> list[psutil.Process]:
         """All that run now."""
         children: dict[int, list[psutil.Process]] = {}
-        for process in psutil.process_iter(["ppid"]):
-            children.setdefault(process.info["ppid"], []).append(process)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                children.setdefault(process.ppid(), []).append(process)
         todo = [p for p in self.seen.values() if p.is_running()]
         self.seen = {}
         while todo:

@@ -1,10 +1,12 @@
 """A small course to grade, in plain Python, and what students might hand in."""
 
+import contextlib
 import copy
 import json
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbformat import v4
 
 TOPIC = "small"
@@ -118,3 +120,21 @@ def hand_in(folder: Path, **notebooks) -> Path:
         content = notebook if isinstance(notebook, str) else json.dumps(notebook)
         path.write_text(content)
     return folder
+
+
+def graded(sources) -> nbformat.NotebookNode:
+    """A notebook in which each cell is graded."""
+    cells = [
+        ("code", source, _marks(f"cell-{i}", grade=True, locked=True, points=1))
+        for i, source in enumerate(sources)
+    ]
+    return _notebook(cells)
+
+
+def running(mark: str) -> int:
+    """How many processes have this word on their command line."""
+    count = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            count += mark in process.cmdline()
+    return count
