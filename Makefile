@@ -16,7 +16,7 @@ JOBS ?= 2
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
 
 .PHONY: help install book site test lint test-unit test-notebooks test-gates test-lessons \
-  test-site notebooks assignments course checkpoints results repository release clean
+  test-site notebooks assignments course grade checkpoints results repository release clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -89,6 +89,10 @@ results: install ## list the missing runs with their minutes; the runs themselve
 	$(PY) scripts/sweep_recipe.py --list
 	@for file in latency {pruning,lowrank,quantization,results}-latency runtimes; do \
 	  [ -f results/$$file.json ] || echo "$$file.json is missing: see scripts/measure_*.py"; done
+
+grade: install ## make grade ASSIGNMENT=pruning SUBMISSIONS=folder-or.zip [COURSE= OUT= PATTERN=]
+	@$(PY) scripts/grade.py '$(ASSIGNMENT)' '$(SUBMISSIONS)' $(if $(COURSE),--course '$(COURSE)') \
+	  $(if $(OUT),--out '$(OUT)') $(if $(PATTERN),--pattern '$(PATTERN)')
 
 repository: install ## make repository URL=https://github.com/OWNER/NAME: set the address everywhere
 	@$(PY) scripts/repository.py $(if $(URL),'$(URL)')
