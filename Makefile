@@ -15,7 +15,7 @@ JOBS ?= 2
 # Two processes on two cores: one thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help install book site test lint test-unit test-notebooks test-gates test-lessons \
+.PHONY: help install book site test lint test-unit test-notebooks test-gates test-grading test-lessons \
   test-site notebooks assignments course grade checkpoints results repository release clean
 
 help: ## list the targets
@@ -38,7 +38,7 @@ site: install
 	$(dir $(PY))jupyter-book build . --all -n -W --keep-going
 	$(PY) scripts/check_links.py $(SITE)
 
-test: lint test-unit test-notebooks test-gates test-lessons test-site ## run everything that CI runs
+test: lint test-unit test-notebooks test-gates test-grading test-lessons test-site ## run everything that CI runs
 	@echo "make test: all steps passed"
 
 lint: install ## ruff: lint and format, the notebooks' sources too
@@ -53,6 +53,9 @@ test-notebooks: install ## the lessons' rules, the pipeline, the repository's ad
 
 test-gates: install ## planted faults: every step must turn red on its own kind
 	$(PARALLEL) tests/gates
+
+test-grading: install ## a class with hostile submissions, and every assignment's solution and release
+	$(PARALLEL) tests/grading
 
 # Lessons that measure times run alone; pytest's 5 says that no lesson does.
 test-lessons: install ## nbval on every lesson, each as Colab would run it

@@ -7,7 +7,17 @@ by a random one; where that error does not come out, the submission is refused.
 
 import secrets
 
-CANARIES: list[str] = ['assert False, "NONCE"', 'raise RuntimeError("NONCE")']
+# A wrong function, which the book's checks must refuse, if the notebook uses them at all.
+_CHECK = """\
+import sys
+if "slimcnn.checks" in sys.modules:
+    import torch
+    from slimcnn.checks import check
+    check(lambda x: x + 1, lambda x: x, [(torch.zeros(2),)], explain=lambda *_: "NONCE").require()
+else:
+    raise RuntimeError("NONCE")"""
+
+CANARIES: list[str] = ['assert False, "NONCE"', 'raise RuntimeError("NONCE")', _CHECK]
 
 HIDDEN = (
     "errors do not come out of this notebook: cells that must fail seem to pass. Code in it changes"

@@ -137,8 +137,10 @@ def _missed(entries: "list[Entry]", assignment: Assignment) -> list[str]:
         said = f"{_line(often[0][0])} ({often[0][1]}×)" if often else ""
         mean = statistics.mean(e.points[task.name] for e in read) if read else None
         shown = "to be read" if mean is None else f"{mean:.1f}"
+        # a task that is still to be read says little; it comes last
+        order = share if len(read) == len(entries) else -1
         rows.append(
-            (share, f"| {task.name} | {share:.0%} | {shown} of {number(task.points)} | {said} |")
+            (order, f"| {task.name} | {share:.0%} | {shown} of {number(task.points)} | {said} |")
         )
     rows.sort(key=lambda row: -row[0])
     header = ["", "## Tasks, the most missed first", "", "| task | without full points | mean |"]
