@@ -74,7 +74,8 @@ def test_daemons_are_ended():
         "import os, time\nif not os.fork():\n    os.setsid()\n"
         f"    if not os.fork(): os.execvp('sleep', ['sleep', '{mark}'])\n    os._exit(0)",
         "time.sleep(0.5)",
-        f"any('{mark}' in open(f'/proc/{{p}}/cmdline').read() for p in os.listdir('/proc') if p.isdigit())",
+        "names = [p for p in os.listdir('/proc') if p.isdigit()]\n"
+        f"any('{mark}' in open(f'/proc/{{p}}/cmdline').read() for p in names)",
     )
     assert result.outputs[2][0]["data"]["text/plain"] == "True"
     assert course.running(mark) == 0
