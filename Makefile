@@ -49,7 +49,7 @@ test-unit: install ## the package's tests
 	$(PARALLEL) tests/unit
 
 test-notebooks: install ## the lessons' rules, the pipeline, the repository's address; nothing is executed
-	$(PARALLEL) tests/notebooks --ignore tests/notebooks/test_colab.py
+	$(PARALLEL) tests/notebooks --ignore-glob 'tests/notebooks/test_colab*'
 
 test-gates: install ## planted faults: every step must turn red on its own kind
 	$(PARALLEL) tests/gates
@@ -59,7 +59,7 @@ test-grading: install ## a class with hostile submissions, and every assignment'
 
 # Lessons that measure times run alone; pytest's 5 says that no lesson does.
 test-lessons: install ## nbval on every lesson, each as Colab would run it
-	$(PARALLEL) tests/notebooks/test_colab.py -m "not alone" --durations 0 --durations-min 1
+	$(PARALLEL) $(wildcard tests/notebooks/test_colab*.py) -m "not alone" --durations 0 --durations-min 1
 	$(PY) -m pytest tests/notebooks/test_colab.py -m alone --durations 0 --durations-min 1 || [ $$? -eq 5 ]
 
 test-site: site ## the built website: links, and its pages in Chromium

@@ -701,6 +701,7 @@ sparse_formats.from_pairs(from_pairs)
 #
 # ## Where next
 #
+# - [Assignment: sparsity](../../assignments/release/sparsity/sparsity.ipynb): a format, a pattern, and the bytes that were forgotten.
 # - Next lesson: patterns of zeros that hardware can use.
 # - {cite:t}`han2016deep`, section 2: the relative index, in half a page.
 # - {cite:t}`gale2020sparse`: what a fast sparse kernel has to do.

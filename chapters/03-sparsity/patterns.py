@@ -586,6 +586,7 @@ sparse_patterns.kernel_mask(kernel_mask)
 #
 # ## Where next
 #
+# - [Assignment: sparsity](../../assignments/release/sparsity/sparsity.ipynb): a format, a pattern, and the bytes that were forgotten.
 # - Chapter 4 teaches a small network with a large one, and comes back to sparse students.
 # - {cite:t}`mishra2021accelerating` describe the hardware of 2:4 and the retraining.
 # - {cite:t}`evci2020rigging` for sparse training and its cost in FLOPs.
