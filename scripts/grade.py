@@ -35,7 +35,8 @@ def main() -> int:
         parser.error(f"--jobs is {given.jobs}; 1 to 32 can run at a time")
     out = given.out or ROOT / "grades" / given.assignment
     limits = dataclasses.replace(Limits(), cell=given.cell_seconds, notebook=given.notebook_seconds)
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell starts its background jobs with that one ignored
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     try:
         entries = grade(

@@ -459,6 +459,7 @@ deploying.folded_normalization(folded_normalization)
 #
 # ## Where next
 #
+# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file from pixels on, and a gate that lets everything pass.
 # - [One network, six runtimes](runtimes.ipynb): what the same files cost in each of them.
 # - PyTorch's documentation of `torch.export`: what it can write down, and how to rewrite what it cannot.
 # - ONNX Runtime's documentation of graph optimizations: all rewritings, level by level.

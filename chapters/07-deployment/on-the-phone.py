@@ -910,6 +910,7 @@ phones.next_version(next_version)
 #
 # ## Where next
 #
+# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file from pixels on, and a gate that lets everything pass.
 # - [The app side](../../book/apps.md): Kotlin and Swift from asset to label, for three runtimes.
 # - {cite:t}`reddi2022mobile`: how an industry agreed on what a fair number from a phone is.
 # - {cite:t}`wu2019facebook`: what phones in the field are like.

@@ -513,6 +513,7 @@ deploying.answers_until_even(answers_until_even)
 #
 # ## Where next
 #
+# - [Assignment: deployment](../../assignments/release/deployment/deployment.ipynb): a gate, a file from pixels on, and a gate that lets everything pass.
 # - [On the phone](on-the-phone.ipynb): from a photograph to the label, and what a desk does not show.
 # - [All results](../../book/results.md): every method of the book in one table.
 # - {cite:t}`jacob2018quantization`: how integers came into the runtime of phones.
