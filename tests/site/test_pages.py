@@ -131,16 +131,16 @@ def test_page_is_light(page, tags):
 
 
 def colab_url(config: dict, page: str) -> str | None:
-    """Where a lesson's button must lead: Colab opens notebooks from GitHub only."""
+    """Where the button of a lesson or an assignment must lead: Colab opens notebooks from GitHub only."""
     repository = config["repository"]
     address = urlsplit(repository["url"])
-    if address.netloc != "github.com" or not page.startswith("chapters/"):
+    if address.netloc != "github.com" or not page.startswith(("chapters/", "assignments/")):
         return None
     root = config["launch_buttons"]["colab_url"]
     return f"{root}/github{address.path}/blob/{repository['branch']}/{page}.ipynb"
 
 
-def test_every_lesson_and_nothing_else_opens_in_colab(page, tags, config):
+def test_lessons_and_assignments_and_nothing_else_open_in_colab(page, tags, config):
     links = tags(page).named("a")
     found = {a["href"] for a in links if "colab" in urlsplit(a.get("href", "")).netloc}
     buttons = [a["href"] for a in links if a.get("class") == "lesson-colab"]
