@@ -131,7 +131,7 @@ def test_page_is_light(page, tags):
 
 
 def colab_url(config: dict, page: str) -> str | None:
-    """Where the button of a lesson or an assignment must lead: Colab opens notebooks from GitHub only."""
+    """Where the button of a page that runs must lead: Colab opens notebooks from GitHub only."""
     repository = config["repository"]
     address = urlsplit(repository["url"])
     if address.netloc != "github.com" or not page.startswith(("chapters/", "assignments/")):
