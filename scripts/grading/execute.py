@@ -1,7 +1,8 @@
 """Run one submission in its sandbox, from outside: results cell by cell, limits, restarts.
 
 Nothing here runs a student's code. A cell that ends its kernel, or all processes that it can
-reach, loses its own points only: the notebook is started again without it, and goes on after it.
+reach, or fails and leaves memory or processes in use, loses its own points only: the notebook is
+started again without it, and goes on after it.
 """
 
 import json
@@ -24,6 +25,8 @@ RESTARTS = 4
 PERIOD = 0.2
 # beyond a cell's limit: the time to interrupt it, and the canaries
 SLACK = 40
+# A cell that failed may leave this share of a limit in use; the next cells need the rest.
+LEFT_BEHIND = 0.5
 MOST_BYTES = 64 * MB
 
 
@@ -53,7 +56,7 @@ class Execution:
 
 
 def execute(
-    notebook: NotebookNode, limits: Limits, sandbox: Sandbox, slot: int, stop: threading.Event
+    notebook: NotebookNode, limits: Limits, sandbox: Sandbox, stop: threading.Event
 ) -> Execution:
     """Run all code cells.
 
@@ -61,7 +64,6 @@ def execute(
         notebook: restored; it is not changed.
         limits: what it may use.
         sandbox: where it runs.
-        slot: number of the worker, which has its own user.
         stop: ends it at once.
 
     Raises:
@@ -93,13 +95,13 @@ def execute(
             ],
             "first": todo[0],
             "seconds": left,
-            "uid": sandbox.uid(slot),
+            "uid": sandbox.uid(),
             "limits": limits.as_dict() | {"processes": sandbox.processes(limits)},
         }
-        run = _Attempt(job, limits, sandbox, slot, stop)
+        run = _Attempt(job, limits, sandbox, stop)
         run.watch_until_end(result, skip)
         left = 0 if run.late else left - run.seconds
-        if run.culprit is None and run.why and not run.finished:
+        if run.culprit is None and run.why and not run.finished and not run.littered:
             failures += 1
             if failures == 2 or "output" in run.why:
                 raise Broken(run.why)
@@ -118,14 +120,15 @@ def execute(
 class _Attempt:
     """One sandbox from its start to its end."""
 
-    def __init__(self, job: dict, limits: Limits, sandbox: Sandbox, slot: int, stop) -> None:  # noqa: ANN001
+    def __init__(self, job: dict, limits: Limits, sandbox: Sandbox, stop) -> None:  # noqa: ANN001
         self.job, self.limits, self.stop = job, limits, stop
         self.culprit: int | None = None
         self.why, self.finished, self.late, self.seconds = "", False, False, 0.0
+        self.littered = False
         self.first_start = self.cell_start = 0.0
         self.pipe, end = os.pipe()
         try:
-            self.started = sandbox.start(slot, limits, end, secrets.token_hex(8))
+            self.started = sandbox.start(limits, end, secrets.token_hex(8))
         except BaseException:
             os.close(self.pipe)
             raise
@@ -174,6 +177,8 @@ class _Attempt:
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
                     self._take(json.loads(line), result, skip)
+                    if self.littered:
+                        return
                 if total > MOST_BYTES:
                     self.why = f"more than {MOST_BYTES // MB} MB of output"
                     return
@@ -202,12 +207,22 @@ class _Attempt:
                 skip.add(index)
                 why = "time" if event["ended"] == "timeout" else "output"
                 result.limited.append((index, f"too much {why} ({event['seconds']:.0f} s)"))
+            left = event["ended"] != "ok" and self._left_behind(event)
+            if left:
+                skip.add(index)
+                result.limited.append((index, f"failed and left {left} behind"))
+                self.littered, self.why, self.culprit = True, left, None
         elif kind == "hidden":
             result.hides_errors = True
         elif kind == "died":
             self.why = event["message"]
         elif kind in ("late", "end"):
             self.finished, self.late, self.culprit = True, kind == "late", None
+
+    def _left_behind(self, event: dict) -> str:
+        if event["files"] > LEFT_BEHIND * self.limits.disk:
+            return f"more than {LEFT_BEHIND * self.limits.disk / MB:.0f} MB of files"
+        return self.watch.excess(LEFT_BEHIND)
 
 
 def _fill(result: Execution, todo: list[int], why: str) -> None:

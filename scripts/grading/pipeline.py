@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import queue
 import threading
 import time
 from dataclasses import dataclass, field
@@ -140,23 +139,17 @@ def _jobs(limits: Limits) -> int:
     """As many as there are cores, and as memory holds when all use what they may."""
     cores = len(os.sched_getaffinity(0))
     fitting = int(psutil.virtual_memory().available // limits.memory)
-    return max(1, min(cores, fitting, sandbox.WORKERS - 1))
+    return max(1, min(cores, fitting))
 
 
 def _run(entries: list[Entry], jobs: int, limits: Limits, box, scorer: Scorer) -> None:  # noqa: ANN001
     """Run what is missing; each result is stored as soon as it is there."""
-    stop, slots = threading.Event(), queue.SimpleQueue()
-    for slot in range(jobs):
-        slots.put(slot)
+    stop = threading.Event()
 
     def work(entry: Entry) -> Execution:
-        slot = slots.get()
-        try:
-            if stop.is_set():
-                raise Stopped
-            return execute(entry.notebook, limits, box, slot, stop)
-        finally:
-            slots.put(slot)
+        if stop.is_set():
+            raise Stopped
+        return execute(entry.notebook, limits, box, stop)
 
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     try:

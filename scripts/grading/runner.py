@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,11 +59,22 @@ class Kernel:
         )
         self.client = BlockingKernelClient(connection_file=file)
         self.client.load_connection_file()
-        self.client.start_channels()
-        try:
-            self.client.wait_for_ready(timeout=START)
-        except RuntimeError as error:
-            raise Died(f"The kernel did not start: {error}") from error
+        # no heartbeat: on a busy machine a kernel that lives misses beats
+        self.client.start_channels(stdin=False, hb=False)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Until the kernel answers, and what it publishes arrives."""
+        end = time.monotonic() + START
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise Died("The kernel did not start: it ended at once.")
+            request = self.client.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                self.client.get_shell_msg(timeout=1)
+            if self._read(request, Outputs(0), 1):
+                return
+        raise Died(f"The kernel did not start within {START} s.")
 
     def run(self, source: str, seconds: float) -> tuple["Outputs", str]:
         """Run one cell; its outputs and how it ended: ok, error, timeout or output."""
@@ -224,6 +236,12 @@ def hides_errors(kernel: Kernel, canaries: list[list[str]]) -> bool:
     return False
 
 
+def files(limits: dict) -> int:
+    """Bytes of all files in the folder in memory; 0 where the folder is on a real disk."""
+    usage = shutil.disk_usage(os.environ["SCRATCH"])
+    return usage.used if usage.total <= limits["disk"] else 0
+
+
 def run(job: dict, report) -> None:  # noqa: ANN001
     """Run the cells of a job; those before `first` only bring the kernel back to its state."""
     limits = job["limits"]
@@ -245,7 +263,7 @@ def run(job: dict, report) -> None:  # noqa: ANN001
             seconds = time.monotonic() - started
             report(
                 {"event": "cell", "index": index, "ended": ended, "seconds": round(seconds, 3)}
-                | {"outputs": outputs.closed(ended, allowed)}
+                | {"outputs": outputs.closed(ended, allowed), "files": files(limits)}
             )
             if ended == "ok" and hides_errors(kernel, cell["canaries"]):
                 report({"event": "hidden", "index": index})

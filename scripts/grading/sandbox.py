@@ -7,6 +7,7 @@ an ordinary user the processes are counted by the new user namespace.
 """
 
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -28,15 +29,18 @@ SCRATCH = "/tmp"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
 BOOK = ("utils", "data", "results")
-# Users that no system has: one for each worker of each grading process.
-FIRST_UID, WORKERS = 1_000_000, 64
+# Users that no system has: each sandbox of a grading process has one of its own, so that none
+# waits for what another has left to be cleared away.
+FIRST_UID, USERS = 1_000_000, 512
+
+_NUMBERS = itertools.count()
 
 # Since Linux 5.14 a user namespace counts its own processes.
 _KERNEL = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 
 _DROP = "import os; os.setresgid(*[{uid}] * 3); os.setresuid(*[{uid}] * 3)"
 _TRIAL = """\
-import os, socket
+import os
 import torch
 assert not os.path.exists("/proc/1/root/etc/passwd")
 assert {uid} is None or os.getuid() == {uid}
@@ -56,9 +60,11 @@ class Sandbox:
     mode: str
     warning: str = ""
 
-    def uid(self, slot: int) -> int | None:
-        """The user that worker `slot` becomes inside; None: stays who it is."""
-        return FIRST_UID + os.getpid() * WORKERS + slot if self.mode == "root" else None
+    def uid(self) -> int | None:
+        """The user that the next sandbox becomes inside; None: stays who it is."""
+        if self.mode != "root":
+            return None
+        return FIRST_UID + os.getpid() * USERS + next(_NUMBERS) % USERS
 
     def processes(self, limits: Limits) -> int:
         """The system's limit on processes: where it counts all of a user's, those are added."""
@@ -70,7 +76,7 @@ class Sandbox:
                 own += process.num_threads() if process.uids().real == os.getuid() else 0
         return limits.processes + own
 
-    def start(self, slot: int, limits: Limits, pipe: int, token: str) -> "Started":
+    def start(self, limits: Limits, pipe: int, token: str) -> "Started":
         """Start the runner, which reads its job from the standard input and reports to `pipe`."""
         folder = None
         if self.mode == "plain":
@@ -165,10 +171,8 @@ Grade only what you trust, or on a machine that holds nothing else."""
 
 def _failure(sandbox: Sandbox) -> str:
     """Why this sandbox does not work; empty where it does."""
-    uid = sandbox.uid(WORKERS - 1)
-    drop = (
-        "" if uid is None else f"import os; os.setresgid(*[{uid}] * 3); os.setresuid(*[{uid}] * 3)"
-    )
+    uid = sandbox.uid()
+    drop = "" if uid is None else _DROP.format(uid=uid)
     files = [seccomp.as_file(f)] if (f := seccomp.program()) else []
     trial = _TRIAL.format(uid=uid)
     command = [*sandbox._bubblewrap(Limits(), files), sys.executable, "-c", f"{drop}\n{trial}"]

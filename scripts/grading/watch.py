@@ -25,20 +25,23 @@ class Watch:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.seen[started.process.pid] = psutil.Process(started.process.pid)
 
-    def excess(self) -> str:
-        """What is used beyond the limits, or an empty string."""
+    def excess(self, share: float = 1) -> str:
+        """What is used beyond this share of the limits, or an empty string."""
         processes = self.processes()
+        most = int(share * self.limits.processes)
         threads = sum(self._measure(p, psutil.Process.num_threads) for p in processes)
         # bubblewrap's own two, and the runner's, are not the student's
-        if threads > self.limits.processes + 16:
-            return f"more than {self.limits.processes} processes and threads"
+        if threads > most + 16:
+            return f"more than {most} processes and threads"
+        most = int(share * self.limits.memory)
         memory = sum(self._measure(p, lambda p: p.memory_info().rss) for p in processes)
-        if memory > self.limits.memory:  # shared pages count once
+        if memory > most:  # shared pages count once
             memory = sum(self._measure(p, _proportional) for p in processes)
-        if memory > self.limits.memory:
-            return f"more than {self.limits.memory // MB} MB of memory"
-        if self.started.folder and _size(self.started.folder) > self.limits.disk:
-            return f"more than {self.limits.disk // MB} MB of files"
+        if memory > most:
+            return f"more than {most // MB} MB of memory"
+        most = int(share * self.limits.disk)
+        if self.started.folder and _size(self.started.folder) > most:
+            return f"more than {most // MB} MB of files"
         return ""
 
     def processes(self) -> list[psutil.Process]:

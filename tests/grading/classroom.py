@@ -27,12 +27,18 @@ HOSTILE = {
     "kill": "import os, signal\nos.kill(-1, signal.SIGKILL)",
     "flood": "while True:\n    print('x' * 10_000)",
     "disk": "with open('big', 'wb') as file:\n    while True:\n        file.write(bytes(10**7))",
+    "shows nothing": "get_ipython().showtraceback = lambda *a, **k: None\nraise ValueError",
     "outside": "open('/usr/owned', 'w').write('x')",
     "network": "import urllib.request\nurllib.request.urlopen('http://192.0.2.1', timeout=9)",
 }
 # Refused, since nothing that this kernel says can be believed, or nothing is left to grade.
 REFUSED = {
-    "hides errors": "get_ipython().showtraceback = lambda *args, **kwargs: None",
+    "hides errors": "import ast\nclass Hide(ast.NodeTransformer):\n"
+    "    def visit_Module(self, module):\n"
+    "        handler = ast.ExceptHandler(None, None, [ast.Pass()])\n"
+    "        module.body = [ast.Try(module.body, [handler], [], [])]\n"
+    "        return ast.fix_missing_locations(module)\n"
+    "get_ipython().ast_transformers.append(Hide())",
     "patches the check": "import torch\ntorch.allclose = lambda *args, **kwargs: True",
     "stripped": None,
 }

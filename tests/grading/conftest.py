@@ -21,7 +21,8 @@ LIMITS = Limits(
 @pytest.fixture(scope="session")
 def box():
     found = sandbox.find()
-    assert found.mode in ("root", "user"), found.warning
+    if found.mode == "plain":
+        pytest.skip(found.warning.splitlines()[1].strip())
     return found
 
 
@@ -33,4 +34,4 @@ def place(tmp_path):
 def run(box, *cells, limits=LIMITS):
     """Outputs of code cells, each graded for one point."""
     notebook = course.graded(cells)
-    return execute(notebook, limits, box, 0, threading.Event())
+    return execute(notebook, limits, box, threading.Event())

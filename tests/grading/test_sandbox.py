@@ -10,7 +10,7 @@ import pytest
 
 from conftest import LIMITS, run
 from grading import seccomp
-from grading.common import ROOT
+from grading.common import MB, ROOT
 from grading.execute import Stopped, execute
 
 SECRET = "do-not-tell"
@@ -185,6 +185,29 @@ def test_what_dies_costs_its_own_cell(box):
     }
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os, time\nwhile True: os.fork() or time.sleep(60)",
+        "hoard = []\nwhile True: hoard.append(b'x' * 10**7)",
+        "for i in range(99): open(f'part{i}', 'wb').write(b'x' * 3_000_000)",
+    ],
+    ids=["processes", "memory", "files"],
+)
+def test_what_a_failed_cell_leaves_behind_costs_no_other(box, source):
+    needs = (
+        "import threading\nopen('mine', 'wb').write(bytes(3_000_000))\n"
+        "threads = [threading.Thread(target=x.append, args=[1]) for _ in range(20)]\n"
+        "for t in threads: t.start()\nlen(bytearray(400_000_000))"
+    )
+    result = run(box, "x = []", source, needs, limits=replace(LIMITS, memory=1400 * MB))
+    ended = values(result)
+    assert ended[0] is None and ended[1] in ("BlockingIOError", "MemoryError", "OSError")
+    assert ended[2] == "400000000"
+    (why,) = result.limited
+    assert "failed and left more than" in why
+
+
 def test_nothing_is_left(box):
     mark = "77.125"
     start = f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)"
@@ -198,9 +221,7 @@ def test_stop_ends_it(box):
     threading.Timer(2, stop.set).start()
     begin = time.monotonic()
     with pytest.raises(Stopped):
-        execute(
-            course.graded(["import time\ntime.sleep(50)"]), replace(LIMITS, cell=60), box, 0, stop
-        )
+        execute(course.graded(["import time\ntime.sleep(50)"]), replace(LIMITS, cell=60), box, stop)
     assert time.monotonic() - begin < 8
 
 
