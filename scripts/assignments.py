@@ -190,7 +190,8 @@ def _literal(value: object) -> str:
 def _preamble(topic: str, parameters: str) -> str:
     """What a hidden test starts with: names that a submission may have changed."""
     module = topic.replace("-", "_")
-    imports = f"import importlib\nfrom slimcnn.checks.assignments import {module} as checks\n"
+    imports = "from builtins import *\nimport importlib\n"
+    imports += f"from slimcnn.checks.assignments import {module} as checks\n"
     return f"{imports}checks = importlib.reload(checks)\n{parameters}\n"
 
 

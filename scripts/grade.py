@@ -23,7 +23,7 @@ def main() -> int:
     """Grade; the exit status is 1 where nothing could be graded, 2 where the grader failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assignment", help="the topic, as in pruning")
-    parser.add_argument("submissions", type=Path, help="a folder, or a zip of a learning platform")
+    parser.add_argument("submissions", help="a folder, or a zip of a learning platform")
     parser.add_argument("--course", type=Path, default=ROOT / "assignments", help="has source/")
     parser.add_argument("--out", type=Path, help="where grades go (default grades/ASSIGNMENT)")
     parser.add_argument("--pattern", help="regular expression with a group (?P<student>...)")
@@ -33,6 +33,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.jobs is not None and not 1 <= given.jobs <= 32:
         parser.error(f"--jobs is {given.jobs}; 1 to 32 can run at a time")
+    if not given.submissions.strip():
+        parser.error("SUBMISSIONS is empty; give the folder or zip with the class's notebooks")
     out = given.out or ROOT / "grades" / given.assignment
     limits = dataclasses.replace(Limits(), cell=given.cell_seconds, notebook=given.notebook_seconds)
     # SIGINT too: a shell starts its background jobs with that one ignored
@@ -42,7 +44,7 @@ def main() -> int:
         entries = grade(
             given.course,
             given.assignment,
-            given.submissions,
+            Path(given.submissions).expanduser(),
             out,
             pattern=given.pattern,
             jobs=given.jobs,

@@ -99,7 +99,8 @@ def _read(path: Path) -> dict[tuple[str, str], _Known]:
     if not path.exists():
         return {}
     try:
-        content = path.read_text("utf-8-sig")
+        wide = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")  # "Unicode text"
+        content = path.read_text("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         content = path.read_text("cp1252", errors="replace")  # an older spreadsheet saved it
     first = content.split("\n", 1)[0]

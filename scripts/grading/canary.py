@@ -7,6 +7,9 @@ by a random one; where that error does not come out, the submission is refused.
 
 import secrets
 
+# In a space of its own, since a notebook's names are the student's.
+_ALONE = "__import__('builtins').exec({source!r}, {{}})"
+
 # A wrong function, which the book's checks must refuse, if the notebook uses them at all.
 _CHECK = """\
 import sys
@@ -17,12 +20,41 @@ if "slimcnn.checks" in sys.modules:
 else:
     raise RuntimeError("NONCE")"""
 
-CANARIES: list[str] = ['assert False, "NONCE"', 'raise RuntimeError("NONCE")', _CHECK]
+# Fails where all is well: no library's function was written in a cell, and no cell is rewritten.
+_LIBRARIES = """\
+import builtins, json, math, os, pathlib, re, sys
+from IPython import get_ipython
+def file(value):
+    while hasattr(value, "__wrapped__"): value = value.__wrapped__
+    return getattr(getattr(value, "__code__", None), "co_filename", "")
+own = [m for n, m in list(sys.modules.items()) if n.partition(".")[0] == "slimcnn" and m]
+classes = [c for m in own for c in vars(m).values() if isinstance(c, type)]
+classes = [c for c in classes if c.__module__.partition(".")[0] == "slimcnn"]
+others = [builtins, json, math, os, pathlib.Path, pathlib.PurePath]
+if numpy := sys.modules.get("numpy"): others += [numpy]
+if torch := sys.modules.get("torch"):
+    others += [torch, torch.nn.functional, torch.Tensor, torch.nn.Module]
+wrong = [f"{place.__name__}.{name}" for place in [*own, *classes, *others]
+         for name, value in list(vars(place).items()) if "ipykernel_" in file(value)]
+for module in own:
+    for name in re.findall(r"(?m)^def (\\w+)", open(module.__file__).read()):
+        if file(vars(module).get(name)) != module.__file__:
+            wrong.append(f"{module.__name__}.{name}")
+shell = get_ipython()
+wrong += shell.ast_transformers or shell.input_transformers_post
+if not wrong: raise RuntimeError("NONCE")"""
+
+CANARIES: list[str] = [
+    'assert False, "NONCE"',
+    'raise RuntimeError("NONCE")',
+    _ALONE.format(source=_CHECK),
+    _ALONE.format(source=_LIBRARIES),
+]
 
 HIDDEN = (
     "errors do not come out of this notebook: cells that must fail seem to pass. Code in it changes"
-    " how the kernel reports errors (showtraceback, an error handler, a patched check). Remove it"
-    " and hand in again"
+    " how the kernel runs cells or reports errors (showtraceback, an error handler, a transformer),"
+    " or replaces a function of a library or a check. Remove it and hand in again"
 )
 
 

@@ -51,7 +51,9 @@ def write(path: Path, content: str | bytes) -> None:
     """Write a whole file or, when interrupted, nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    if isinstance(content, str):  # a file's name may hold bytes that are no text
+        content = content.encode("utf-8", "backslashreplace")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

@@ -18,8 +18,19 @@ SUSPICIOUS = [
     "_getframe", "settrace", "setprofile", "get_objects", "get_referrers", "showtraceback",
     "set_custom_exc", "displayhook", "excepthook", "run_cell", "ast_transformers", "ctypes",
     "subprocess", "importlib", "__code__", "__globals__", "__builtins__", "inspect", "os.system",
+    "f_locals", "f_back", "tb_frame", "gi_frame", "__self__", "__closure__", "__defaults__",
+    "__eq__", "__dict__", "builtins", "threading", "_thread", "multiprocessing", "concurrent",
+    "jit", "make_fx", "input_transformers_post", "input_transformers_cleanup",
+    "input_transformer_manager",
 ]
 # fmt: on
+# A function of a module that is replaced; the images that nothing may be chosen on.
+_PATTERNS = (
+    r"^[ \t]*(?:torch|np|numpy|math|pathlib|Path|checks|quant|slimcnn|training|report|data|deploy"
+    r"|metrics|checkpoints|models|pruning|sparsity|distillation|lowrank|coding)"
+    r"(?:\.\w+)*\.(?!_)\w+[ \t]*=(?!=)",
+    r"load\([ \t]*[\"']test[\"']",
+)
 _MEND = (
     " To mend it: download the assignment's notebook anew, copy each of your answers into the cell"
     " that belongs to it, run everything once, save, and hand in that file."
@@ -60,6 +71,13 @@ def inspect(notebook: NotebookNode, assignment: Assignment) -> None:
     present = Counter(name for cell in notebook.cells if (name := mark(cell)))
     missing = [name for name in assignment.needed if name not in present]
     others = [name for name in present if name not in assignment.cells]
+    stated = notebook.metadata.get("slimcnn")
+    stated = stated.get("assignment") if isinstance(stated, Mapping) else None
+    if missing and isinstance(stated, str) and stated != assignment.topic:
+        raise Refused(
+            f"this is the notebook of the assignment {stated[:60]!r}, not of {assignment.topic!r};"
+            " hand in the other file."
+        )
     if len(missing) == len(assignment.needed) and others:
         raise Refused(
             f"this is another assignment's notebook: its cells are called {_list(others)}, those of"
@@ -124,7 +142,9 @@ def flags(notebook: NotebookNode, assignment: Assignment) -> list[str]:
         if cell.cell_type == "code"
         and not (mark(cell) in assignment.cells and assignment.locked(mark(cell)))
     )
-    return [name for name in SUSPICIOUS if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", code)]
+    found = [name for name in SUSPICIOUS if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", code)]
+    matches = (match for form in _PATTERNS for match in re.finditer(form, code, re.MULTILINE))
+    return [*found, *dict.fromkeys(" ".join(match[0].split()) for match in matches)]
 
 
 def mark(cell: NotebookNode) -> str | None:

@@ -82,8 +82,15 @@ def grade(
     began = time.monotonic()
     limits = limits or Limits()
     assignment = load(course, topic)
+    out, given = out.resolve(), submissions.resolve()
+    if given.is_dir() and (out.is_relative_to(given) or given.is_relative_to(out)):
+        raise GradingError(
+            f"OUT={out} and SUBMISSIONS={given} lie within each other, so the grader would read"
+            " what it has written; give OUT another folder"
+        )
+    if out.exists() and not out.is_dir():
+        raise GradingError(f"OUT={out} is a file; give a folder")
     collected = collect(submissions, topic, pattern)
-    out = out.resolve()
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(out / ".lock", "w") as lock:
         try:
@@ -99,10 +106,12 @@ def grade(
         _run(todo, jobs or _jobs(limits), limits, box, scorer)
         _score([e for e in entries if not e.status], scorer)
         _read([e for e in entries if e.status == "graded"], scorer)
-        _feedback(entries, scorer)
         report.grades(out / "grades.csv", entries, assignment)
+        _feedback(entries, scorer)
         run = report.Run(len(todo), time.monotonic() - began, box, collected.unmatched)
         report.summary(out / "summary.md", entries, assignment, run)
+        if collected.unmatched:
+            tqdm.write(f"{len(collected.unmatched)} files are nobody's; summary.md lists them")
     return entries
 
 
@@ -245,5 +254,10 @@ def _feedback(entries: list[Entry], scorer: Scorer) -> None:
         stamp = scorer.out / "autograded" / entry.student / "feedback"
         key = entry.key + scorer.comments(entry.student) + json.dumps(entry.points)
         if not page.is_file() or not stamp.is_file() or stamp.read_text() != key:
-            scorer.feedback(entry.student)
+            try:
+                scorer.feedback(entry.student)
+            except GradingError as error:
+                entry.notes.append(f"no feedback page could be made: {error}")
+                write(page, report.refusal(entry, scorer.assignment))
+                continue
             write(stamp, key)

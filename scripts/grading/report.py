@@ -79,13 +79,16 @@ def summary(path: Path, entries: "list[Entry]", assignment: Assignment, run: Run
 
 
 def refusal(entry: "Entry", assignment: Assignment) -> str:
-    """The feedback page of a submission without points."""
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in entry.notes)
+    """The feedback page of a submission without points, or one that cannot be shown."""
+    state = "This submission was not graded, so it has no points yet."
+    if entry.points:
+        state = "This submission was graded, and its page cannot be shown."
+    notes = "".join(f"<p>{html.escape(note[:1].upper() + note[1:])}</p>" for note in entry.notes)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(assignment.topic)}</title></head><body>\n"
         f"<h1>{html.escape(assignment.topic)}: {html.escape(entry.student)}</h1>\n"
-        f"<p>This submission was not graded, so it has no points yet.</p>\n{notes}\n"
+        f"<p>{state}</p>\n{notes}\n"
         "</body></html>\n"
     )
 

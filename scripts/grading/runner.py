@@ -101,6 +101,8 @@ class Kernel:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGINT)
         content = reply["content"]
+        if any(part.get("source") == "ask_exit" for part in content.get("payload") or ()):
+            raise Died("This cell ended the notebook (quit or exit).")
         if content["status"] != "ok" and not outputs.has_error(content.get("ename")):
             outputs.error(content.get("ename"), content.get("evalue"), content.get("traceback"))
         return outputs, ended or ("ok" if content["status"] == "ok" else "error")
@@ -171,6 +173,7 @@ class Outputs:
             data = {
                 str(mime): value if isinstance(value, str) else json.dumps(value)
                 for mime, value in content.get("data", {}).items()
+                if "jupyter.widget" not in mime  # a widget lives in its kernel only
             }
             size = sum(map(len, data.values()))
             self.seen += size + 50

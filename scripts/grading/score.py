@@ -1,6 +1,7 @@
 """Points by nbgrader: its gradebook, its autograder (on notebooks that have run), its feedback."""
 
 import ast
+import html
 import logging
 import math
 import os
@@ -12,6 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+from jinja2 import pass_context
+from jinja2.runtime import Context
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters import clean_html
 from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
 from nbformat import NotebookNode
 from nbgrader import utils
@@ -40,6 +45,8 @@ from .assignment import Assignment, public
 from .common import GradingError, number, write
 
 EXECUTED = "executed"
+# characters of a text that is rendered; some texts take time that grows with the square of it
+LONGEST = 20_000
 
 
 class Scorer:
@@ -139,6 +146,8 @@ class Scorer:
         course = CourseDirectory(config=config)
         tool = converter(coursedir=course, config=config)
         tool.force = True
+        if converter is GenerateFeedback:
+            tool.export_class = tool.exporter_class = SafePage
         log = logging.Logger("nbgrader")
         log.addHandler(_Memory())
         tool.log = course.log = log
@@ -150,6 +159,17 @@ class Scorer:
         except Exception as error:
             said = " ".join(log.handlers[0].lines)[-2000:]
             raise GradingError(f"nbgrader failed on {student}: {error} {said}") from error
+
+
+class SafePage(HTMLExporter):
+    """A page in which nothing of a student's runs: nbgrader's template cleans no Markdown."""
+
+    @pass_context
+    def markdown2html(self, context: Context, source: str) -> str:
+        """Markdown as HTML, without what could run or lead away; a very long text as it is."""
+        if len(source) > LONGEST:
+            return f"<pre>{html.escape(source[:LONGEST])}\n[cut here]</pre>"
+        return clean_html(super().markdown2html(context, source))
 
 
 class Discreet(NbGraderPreprocessor):

@@ -128,7 +128,8 @@ def test_refused_never_zero(graded, student, why):
     assert row["status"] == "refused"
     assert (points(row), row["total"]) == (dict.fromkeys(FULL), "")
     assert why in row["note"]
-    assert why in (place / "out" / "feedback" / f"{student}.html").read_text()
+    page = (place / "out" / "feedback" / f"{student}.html").read_text()
+    assert f"<p>{why[:1].upper()}{why[1:]}" in page
     assert why in (place / "out" / "summary.md").read_text()
 
 
@@ -259,6 +260,73 @@ def test_a_new_source_grades_anew(place, tmp_path, box):
     path.write_text(path.read_text().replace("(100, 3)", "(100, 30)"))
     grade(*call, limits=LIMITS, box=box)
     assert points(rows(tmp_path / "out")["ada"]) == FULL | {"digits-check": 3}
+
+
+# What a page must not hold, in an answer: a script, a handler, a way to another page, a style.
+ATTACK = (
+    "<script>x</script><img src=x onerror=y><meta http-equiv=refresh content='0;url=//e'>"
+    "<base href=//e><iframe srcdoc=a></iframe><style>body{display:none}</style>"
+    "[a](javascript:alert)"
+)
+
+
+def test_pages_hold_no_scripts_and_one_strange_output_stops_nobody(place, tmp_path, box):
+    bar = "from tqdm.notebook import tqdm\nfor _ in tqdm(range(3)): pass"
+    hand_in(
+        tmp_path / "class",
+        ann=submission(before=bar),
+        ben=submission({"why": ATTACK}, extra=[("markdown", ATTACK, {})]),
+        cid=submission({"why": "[" * 100_000}),
+    )
+    entries = grade(place, TOPIC, tmp_path / "class", tmp_path / "out", limits=LIMITS, box=box)
+    assert [entry.points for entry in entries] == [FULL] * 3
+    pages = {e.student: (tmp_path / "out/feedback" / f"{e.student}.html") for e in entries}
+    page = pages["ben"].read_text()
+    for part in (
+        *("<script>x", ' onerror="', "<meta http-equiv=refresh", "<base", "<iframe"),
+        *("<style>body{", 'href="javascript'),
+    ):
+        assert part not in page, part
+    assert "cut here" in pages["cid"].read_text()
+
+
+def test_a_page_that_cannot_be_made_stops_nobody(place, tmp_path, box, monkeypatch):
+    hand_in(tmp_path / "class", ann=submission(), ben=submission())
+
+    def fails(self, student):
+        raise GradingError("a page that nobody expected")
+
+    monkeypatch.setattr("grading.score.Scorer.feedback", fails)
+    grade(place, TOPIC, tmp_path / "class", tmp_path / "out", limits=LIMITS, box=box)
+    assert points(rows(tmp_path / "out")["ben"]) == FULL
+    page = (tmp_path / "out" / "feedback" / "ann.html").read_text()
+    assert "its page cannot be shown" in page and "a page that nobody expected" in page
+
+
+def test_names_that_are_no_text(place, tmp_path, box):
+    hand_in(tmp_path / "class", ann=submission())
+    with open(os.fsencode(tmp_path / "class") + b"/M\xfcller.txt", "w"):
+        pass
+    grade(place, TOPIC, tmp_path / "class", tmp_path / "out", limits=LIMITS, box=box)
+    assert "M\\udcfcller.txt" in (tmp_path / "out" / "summary.md").read_text().replace("\\\\", "\\")
+
+
+def test_one_students_folder(place, tmp_path, box):
+    grade(place, TOPIC, place / "source", tmp_path / "out", limits=LIMITS, box=box)
+    assert points(rows(tmp_path / "out")["source"])["triple-check"] == 2
+
+
+@pytest.mark.parametrize("out", ["class", "class/out", "."])
+def test_out_and_submissions_lie_apart(place, tmp_path, out):
+    hand_in(tmp_path / "class", ann=submission())
+    with pytest.raises(GradingError, match="lie within each other"):
+        grade(place, TOPIC, tmp_path / "class", tmp_path / out, limits=LIMITS)
+
+
+def test_no_submissions_are_not_this_folder(place, tmp_path):
+    script = [sys.executable, str(ROOT / "scripts" / "grade.py"), TOPIC, ""]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and "SUBMISSIONS is empty" in done.stderr
 
 
 def test_messages(place, tmp_path, capfd):

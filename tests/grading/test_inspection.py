@@ -118,3 +118,29 @@ def test_forged_marks_vanish(small):
 def test_flags(small):
     notebook = course.submission(before="import sys\nsys._getframe(1)\nctypes_like = 1")
     assert inspection.flags(notebook, small) == ["_getframe"]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("training.evaluate = lambda *a: 99", ["training.evaluate ="]),
+        ("  torch.Tensor.scatter_=f", ["torch.Tensor.scatter_="]),
+        ("data.load('test')", ["load('test'"]),
+        ("torch.manual_seed(0); x = torch.zeros(2) == 1; model.weight = w", []),
+        ("np.random.seed = 3", ["np.random.seed ="]),
+        ("assert torch.float32 == x.dtype", []),
+    ],
+)
+def test_replaced_functions_and_test_images_are_flagged(small, code, found):
+    assert inspection.flags(course.submission(before=code), small) == found
+
+
+def test_another_assignments_notebook_that_shares_a_task(small):
+    notebook = course.submission()
+    notebook.metadata["slimcnn"] = {"assignment": "other"}
+    del notebook.cells[2]
+    with pytest.raises(Refused, match="notebook of the assignment 'other', not of 'small'"):
+        inspection.inspect(notebook, small)
+    notebook.metadata["slimcnn"] = ["no dictionary"]
+    with pytest.raises(Refused, match="missing"):
+        inspection.inspect(notebook, small)

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import LIMITS, run
 from grading import seccomp
-from grading.common import MB, ROOT
+from grading.common import MB, ROOT, Limits
 from grading.execute import Stopped, execute
 
 SECRET = "do-not-tell"
@@ -208,6 +208,12 @@ def test_what_a_failed_cell_leaves_behind_costs_no_other(box, source):
     assert "failed and left more than" in why
 
 
+def test_who_quits_loses_that_cell_only(box):
+    result = run(box, "x = 1", "quit()", "x + 1", "exit()", "x + 2")
+    assert values(result) == {0: None, 1: "Killed", 2: "2", 3: "Killed", 4: "3"}
+    assert "This cell ended the notebook" in result.outputs[1][0]["evalue"]
+
+
 def test_nothing_is_left(box):
     mark = "77.125"
     start = f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)"
@@ -234,6 +240,17 @@ def test_hidden_errors_are_noticed(box):
         "get_ipython().ast_transformers.append(Hide())"
     )
     assert run(box, hide, "assert False").hides_errors
+    for replaced in (
+        "import builtins\nbuiltins.divmod = lambda *a: (0, 0)",
+        "import pathlib\npathlib.Path.stat = lambda self: None",
+        "from slimcnn import training\ntraining.evaluate = lambda *a, **k: 99.0",
+        "from slimcnn import report\nreport.load_records = dict",
+        "import torch\ntorch.Tensor.scatter_ = lambda self, *a: self",
+        "get_ipython().input_transformers_post.append(lambda lines: lines)",
+    ):
+        assert run(box, replaced, limits=Limits()).hides_errors, replaced
+    honest = "min, exec, vars, sys = 1, 2, 3, 4\nfrom slimcnn import training, lowrank, deploy"
+    assert not run(box, honest, limits=Limits()).hides_errors
     assert not run(box, "1", "assert False", "2").hides_errors
 
 

@@ -1,17 +1,22 @@
 """slimcnn.checks.guard: the way to the answer is closed, whatever it is called."""
 
+import builtins
 import importlib
 import inspect
+import math
+import queue
 import sys
 import textwrap
 import threading
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from slimcnn import pruning
 from slimcnn.checks import check, guard
+from slimcnn.checks.assignments import quantization
 
 
 def double(x):
@@ -62,6 +67,26 @@ def by_thread(x):
     return found[0] if found else 2 * x
 
 
+asked, answered = queue.Queue(), queue.Queue()
+
+
+def by_a_thread_from_before(x):
+    asked.put(x)
+    return answered.get(timeout=5)
+
+
+def work():
+    while True:
+        x = asked.get()
+        try:
+            answered.put(double(x))
+        except Exception:
+            answered.put(2 * x)
+
+
+threading.Thread(target=work, daemon=True).start()
+
+
 def and_catch(x):
     try:
         return double(x)
@@ -95,6 +120,7 @@ COPY = types.FunctionType(double.__code__, {})
 RENAMED = types.FunctionType(double.__code__.replace(co_name="mine", co_filename="mine.py"), {})
 WAYS = [
     *(by_name, by_alias, by_import, by_copied_code, by_renamed_code, by_source, by_thread),
+    by_a_thread_from_before,
     *(and_catch, and_switch_off, and_switch_off_and_catch, by_the_checks_own),
 ]
 
@@ -114,6 +140,56 @@ def test_the_same_idea_written_by_someone_else_is_welcome():
 
     assert check(mine, reference, CASES, closed=[double]).passed
     assert check(by_name, reference, CASES).passed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda *a: quantization._averages(*a)["right"],
+        lambda *a: quantization._powers(*a, math.ceil),
+        lambda *a: quantization._shared(*a)["right"],
+    ],
+)
+@pytest.mark.parametrize("task", ["average", "power_of_two", "shared_bytes"])
+def test_functions_beside_the_reference_are_closed(task, answer):
+    verdict = getattr(quantization, task)(answer)
+    assert not verdict.passed
+
+
+def test_nor_is_the_answer_in_the_callers_frame():
+    def looks_up(x):
+        try:
+            raise ValueError
+        except ValueError as error:
+            return error.__traceback__.tb_frame.f_back.f_locals["expected"]
+
+    assert not check(looks_up, reference, CASES).passed
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [(torch, "allclose"), (torch.Tensor, "sum"), (torch.Tensor, "scatter_"), (np, "median"),
+     (builtins, "min"), (torch.nn.functional, "relu"), (math, "ceil")],
+)  # fmt: skip
+def test_what_judges_is_not_replaced(tool, name):
+    before = getattr(tool, name)
+
+    def replaces(x):
+        setattr(tool, name, lambda *a, **k: True)
+        return 2 * x
+
+    verdict = check(replaces, reference, CASES)
+    assert not verdict.passed
+    assert f"replaces {tool.__name__}.{name}" in verdict.message
+    assert getattr(tool, name) is before
+
+
+def test_codes_come_back_when_a_function_raises():
+    def fails(x):
+        raise KeyError
+
+    assert not check(fails, reference, CASES, closed=[double]).passed
+    assert double(2) == reference(2) == 4
 
 
 def test_functions_of_the_package_are_closed_with_all_that_calls_them():

@@ -68,23 +68,24 @@ def check(
         rtol, atol: tolerances of `torch.testing.assert_close`.
         explain: `explain(found, expected, *case)` says in a sentence what is wrong with an answer
             of the right kind and shape, or gives None, for "the largest difference is …".
-        closed: functions that solve the task; they and the reference must not be called.
+        closed: functions that solve the task; they, the reference and the functions beside it
+            in a check's module must not be called.
 
     Raises:
         ValueError: there are no cases.
     """
     count = 0
     for case in cases:
-        count += 1
-        expected = reference(*copy.deepcopy(case))
+        count, expected = count + 1, None
         arguments = copy.deepcopy(case)
         name = getattr(function, "__name__", "your answer")
         shown = f"{name}({', '.join(_show(a) for a in case)})"
-        with guard.closed(reference, *closed) as watched:
+        with guard.closed(reference, *guard.beside(reference), *closed) as watched:
             try:
                 found, raised = function(*arguments), None
             except Exception as error:
                 found, raised = None, error
+        expected = reference(*copy.deepcopy(case))  # only now: a frame can be looked into
         if watched.broken:
             return Verdict(False, f"✗ {name}: {watched.broken}")
         if isinstance(raised, NotImplementedError):
@@ -107,6 +108,7 @@ def check(
 def _wrong_kind(found: Any, expected: Any) -> bool:
     """Whether two answers differ before their values are looked at: in type, number or shape."""
     if isinstance(expected, (tuple, list)):
+        found = _unnamed(found)
         if type(found) not in (tuple, list) or len(found) != len(expected):
             return True
         return any(map(_wrong_kind, found, expected))
@@ -119,6 +121,7 @@ def _wrong_kind(found: Any, expected: Any) -> bool:
 def _difference(found: Any, expected: Any, rtol: float, atol: float) -> str | None:
     """Why two answers differ, or None if they do not."""
     if isinstance(expected, (tuple, list)):
+        found = _unnamed(found)
         if type(found) not in (tuple, list) or len(found) != len(expected):
             return f"{len(expected)} values are expected, yours gives {_show(found)}"
         parts = zip(found, expected, strict=True)
@@ -138,6 +141,11 @@ def _difference(found: Any, expected: Any, rtol: float, atol: float) -> str | No
         return f"{expected.item():g} is expected, yours gives {found.item():g}"
     worst = (found - expected).abs().max().item()
     return f"the largest difference from the right answer is {worst:.3g}"
+
+
+def _unnamed(value: Any) -> Any:
+    """A named tuple as a tuple, of what is in it, whatever its class says."""
+    return tuple(tuple.__iter__(value)) if isinstance(value, tuple) else value
 
 
 def _plain(value: Any) -> Tensor | None:

@@ -1,14 +1,25 @@
 """While a reader's function runs, the functions that would solve the task for it are closed.
 
 Chapter: the assignments. A name is no protection (an alias, `importlib`, a copied code object lead
-to the same code), so the guard looks at the code that is about to run.
+to the same code), so the guard looks at the code that is about to run. And it looks whether what
+judges the answer afterwards is still what it was.
 """
 
+import builtins
+import inspect
+import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
+
+import numpy as np
+import torch
+
+# What checks compute with.
+_TOOLS = (torch, torch.Tensor, torch.nn.functional, np, math, builtins)
+_guards: list["Guard"] = []
 
 
 class ClosedFunction(RuntimeError):
@@ -25,18 +36,27 @@ class Guard:
 
     def __init__(self, functions: tuple[Callable, ...]) -> None:
         self.broken: str | None = None
-        self._codes = {_fingerprint(f.__code__): f.__qualname__ for f in functions}
+        self._codes = {_fingerprint(f.__code__): f.__name__ for f in functions}
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         """The profile function of the interpreter: called before every call."""
         if frame.f_code is closed.__wrapped__.__code__:  # the block's own end
             return
         if event == "call" and (name := self._codes.get(_fingerprint(frame.f_code))):
-            self.broken = f"it calls {name.rpartition('.')[2]}, which is what you are to write"
+            self.calls(name)
         elif event == "c_call" and argument in (sys.setprofile, sys.settrace):
             self.broken = "it changes how calls are watched"
         else:
             return
+        raise ClosedFunction(self.broken)
+
+    def calls(self, name: str) -> None:
+        """Remember that a closed function was called.
+
+        Raises:
+            ClosedFunction: always.
+        """
+        self.broken = f"it calls {name}, which is what you are to write"
         raise ClosedFunction(self.broken)
 
 
@@ -53,7 +73,11 @@ def closed(*functions: Callable) -> Iterator[Guard]:
     for function in functions:
         if not hasattr(function, "__code__"):
             raise TypeError(f"{function!r} has no Python code; give a function")
-    guard, before = Guard(functions), sys.getprofile()
+    functions = {inspect.unwrap(f): None for f in functions}  # once each, without decorators
+    guard, before = Guard(tuple(functions)), sys.getprofile()
+    tools = [dict(vars(tool)) for tool in _TOOLS]
+    _guards.append(guard)
+    codes = _shut(functions)
     threading.setprofile(guard)
     sys.setprofile(guard)
     try:
@@ -64,6 +88,60 @@ def closed(*functions: Callable) -> Iterator[Guard]:
             guard.broken = "it changes how calls are watched"
         sys.setprofile(before)
         threading.setprofile(None)
+        for function, code in codes.items():
+            function.__code__ = code
+        _guards.remove(guard)
+        if replaced := _put_back(tools):
+            guard.broken = guard.broken or f"it replaces {replaced}"
+
+
+def beside(function: Callable) -> list[FunctionType]:
+    """The functions of a check's module: they could answer in its reference's place."""
+    space = function.__globals__
+    if not function.__module__.startswith(__name__.rpartition(".")[0] + "."):
+        return []
+    functions = (value for value in space.values() if isinstance(value, FunctionType))
+    return [one for one in functions if one.__module__ == function.__module__]
+
+
+def _shut(functions: Iterable[FunctionType]) -> dict[FunctionType, CodeType]:
+    """Give functions a code that refuses: a thread that ran before is not watched.
+
+    Returns:
+        Their own codes. Inner functions, whose code needs its surroundings, stay as they are.
+    """
+
+    def refuse(*arguments: object, **named: object) -> None:
+        import sys
+
+        from slimcnn.checks import guard
+
+        name = sys._getframe().f_code.co_name
+        for watching in guard._guards:
+            watching.calls(name)
+
+    codes = {f: f.__code__ for f in functions if not f.__code__.co_freevars}
+    for function, code in codes.items():
+        function.__code__ = refuse.__code__.replace(
+            co_name=code.co_name, co_filename=code.co_filename, co_firstlineno=code.co_firstlineno
+        )
+    return codes
+
+
+def _put_back(before: list[dict]) -> str | None:
+    """Undo what was done to the tools; the name of one that had been replaced."""
+    found = None
+    for tool, old in zip(_TOOLS, before, strict=True):
+        for name, value in old.items():
+            if callable(value) and vars(tool).get(name) is not value:
+                setattr(tool, name, value)
+                found = f"{tool.__name__}.{name}"
+    # A tensor's methods are inherited: a new name hides one.
+    for name in vars(torch.Tensor).keys() - before[1].keys():
+        if hasattr(torch.Tensor.__base__, name):
+            delattr(torch.Tensor, name)
+            found = f"Tensor.{name}"
+    return found
 
 
 def _fingerprint(code: CodeType) -> tuple:

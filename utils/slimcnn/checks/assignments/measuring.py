@@ -3,10 +3,10 @@
 import math
 import random
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -36,7 +36,9 @@ def conv_cost(function: Callable, seed: int = 0) -> Verdict:
             return f"{expected[0]} parameters with the bias, yours gives {found[0]}"
         if found[0] == expected[0]:
             return f"the parameters are right; {expected[1]} MACs, yours gives {found[1]}"
-        return None
+        if (found[0], found[1]) == (expected[1], expected[0]):
+            return "the pair is (parameters, MACs); yours is the other way round"
+        return f"{expected[0]} parameters, yours gives {found[0]}"
 
     draw = random.Random(seed)
     cases = [
@@ -60,15 +62,23 @@ def images_needed(function: Callable, seed: int = 0) -> Verdict:
         mean = points / 100
         return max(1, math.ceil(z**2 * (disagreement - mean**2) / mean**2))
 
-    def explain(found: float, expected: int, points: float, disagreement: float) -> str | None:
-        if abs(found - 1e-4 * expected) < 2 + 1e-6 * expected:
-            return f"{points} points are a share of {points / 100:g}, not {points:g}"
+    def explain(
+        found: float, expected: int, points: float, disagreement: float, z: float = 1.96
+    ) -> str | None:
+        if found < 1:
+            return f"at least 1 image is needed; yours gives {found:g}"
+        if z != 1.96 and abs(found - reference(points, disagreement)) <= 1:
+            return f"z is {z:g} here, and yours computes with 1.96"
         if 0 < expected - found <= 1 or found == expected + 1:
             return f"{expected} images, the least whole number; yours gives {found:g}"
+        if abs(found - 1e-4 * expected) < 2 + 1e-6 * expected:
+            return f"{points} points are a share of {points / 100:g}, not {points:g}"
         return None
 
     draw = random.Random(seed)
     cases = [(0.5, 0.06), (10.0, 0.1), (50.0, 0.5), (100.0, 1.0), (0.1, 0.02)]
+    cases += [(0.5, 0.06, 2.576), (12.5, 0.25, 2.0)]  # another z; exactly 60, so not 61
+    cases.append((0.293, 0.0843))  # float32 gives one image less
     for _ in range(30):
         points = round(draw.uniform(0.05, 3), 3)
         cases.append((points, round(points / 100 + draw.uniform(0.001, 0.2), 4)))
@@ -123,6 +133,7 @@ class Laboratory:
 
     Attributes:
         runs: two functions without arguments; each lets one network answer once.
+        clock: gives seconds, as `time.perf_counter` does.
     """
 
     def __init__(
@@ -132,11 +143,9 @@ class Laboratory:
         self._calls = [0, 0]
         self._costs, self._cold, self._drift, self._noise = costs, cold, drift, noise
         self._chance = random.Random(seed)
-        self.runs = partial(self.run, 0), partial(self.run, 1)
-
-    def clock(self) -> float:
-        """Seconds, as `time.perf_counter` gives them."""
-        return self.now
+        # not the methods themselves, which would lead to the machine and its costs
+        self.runs = (lambda: self.run(0)), (lambda: self.run(1))
+        self.clock = lambda: self.now
 
     def run(self, network: int) -> None:
         """Let a network (0 or 1) answer once."""
@@ -158,7 +167,7 @@ def compare(function: Callable, seed: int = 0) -> Verdict:
         ("a machine with all of these", 300, 0.003, 0.1),
     ]
     for name, *world in worlds:
-        errors = []
+        errors, upside_down = [], []
         for _ in range(9):
             costs = draw.uniform(1, 9), draw.uniform(1, 9)
             machine = Laboratory(costs, draw.randrange(10**6), *world)
@@ -168,10 +177,15 @@ def compare(function: Callable, seed: int = 0) -> Verdict:
                 return Verdict(False, "Your turn: compare is not written yet.")
             except Exception as error:
                 return Verdict(False, f"✗ compare raises {type(error).__name__}: {error}")
+            if type(found) in (np.float32, np.float64):  # as np.median gives it
+                found = float(found)
             if type(found) not in (int, float) or not math.isfinite(found) or found <= 0:
                 return Verdict(False, f"✗ compare gives {found!r}; a positive number is expected")
             errors.append(found / (costs[0] / costs[1]))
+            upside_down.append(found / (costs[1] / costs[0]))
         worst = max(errors, key=lambda e: abs(math.log(e)))
+        if all(0.9 < e < 1 / 0.9 for e in upside_down):
+            return Verdict(False, "✗ your ratio is new time / old time; old / new is asked")
         if not 0.9 < worst < 1 / 0.9 or not 0.95 < median(errors) < 1 / 0.95:
             return Verdict(False, f"✗ on {name} your ratio is {worst:.2f} times the true one")
     return Verdict(True, f"✓ compare is right on all {len(worlds)} machines")
