@@ -22,11 +22,11 @@ else:
 
 # Fails where all is well: no library's function was written in a cell, and no cell is rewritten.
 _LIBRARIES = """\
-import builtins, json, math, os, pathlib, re, sys
+import builtins, json, math, os, pathlib, re, sys, types
 from IPython import get_ipython
 def file(value):
-    while hasattr(value, "__wrapped__"): value = value.__wrapped__
-    return getattr(getattr(value, "__code__", None), "co_filename", "")
+    while "__wrapped__" in getattr(value, "__dict__", ()): value = value.__wrapped__
+    return value.__code__.co_filename if isinstance(value, types.FunctionType) else ""
 own = [m for n, m in list(sys.modules.items()) if n.partition(".")[0] == "slimcnn" and m]
 classes = [c for m in own for c in vars(m).values() if isinstance(c, type)]
 classes = [c for c in classes if c.__module__.partition(".")[0] == "slimcnn"]
@@ -36,10 +36,15 @@ if torch := sys.modules.get("torch"):
     others += [torch, torch.nn.functional, torch.Tensor, torch.nn.Module]
 wrong = [f"{place.__name__}.{name}" for place in [*own, *classes, *others]
          for name, value in list(vars(place).items()) if "ipykernel_" in file(value)]
+defined = {}
 for module in own:
     for name in re.findall(r"(?m)^def (\\w+)", open(module.__file__).read()):
-        if file(vars(module).get(name)) != module.__file__:
-            wrong.append(f"{module.__name__}.{name}")
+        for place in {module.__name__, module.__package__}:  # a package passes its modules' on
+            defined.setdefault((place, name), set()).add(module.__file__)
+for (place, name), files in defined.items():
+    value = vars(sys.modules[place]).get(name, ...)
+    if value is not ... and not isinstance(value, types.ModuleType) and file(value) not in files:
+        wrong.append(f"{place}.{name}")
 shell = get_ipython()
 wrong += shell.ast_transformers or shell.input_transformers_post
 if not wrong: raise RuntimeError("NONCE")"""

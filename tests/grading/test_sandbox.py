@@ -244,7 +244,8 @@ def test_hidden_errors_are_noticed(box):
         "import builtins\nbuiltins.divmod = lambda *a: (0, 0)",
         "import pathlib\npathlib.Path.stat = lambda self: None",
         "from slimcnn import training\ntraining.evaluate = lambda *a, **k: 99.0",
-        "from slimcnn import report\nreport.load_records = dict",
+        "from slimcnn import report\nreport.load_records = lambda *a: []",
+        "from slimcnn import metrics\nmetrics.accuracy = max",
         "import torch\ntorch.Tensor.scatter_ = lambda self, *a: self",
         "get_ipython().input_transformers_post.append(lambda lines: lines)",
     ):
