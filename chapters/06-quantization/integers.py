@@ -915,7 +915,7 @@ integer_arithmetic.requantize(requantize)
 #
 # ## Where next
 #
-# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): scales that are shifts, an average of integers, a network in 30 kB, and a compression that is not one.
 # - [Next lesson](post-training.ipynb): fewer bits than eight, without training.
 # - {cite:t}`jacob2018quantization`: integer-only arithmetic, and what phones still do.
 # - {cite:t}`krishnamoorthi2018quantizing`: a whitepaper with many measurements.

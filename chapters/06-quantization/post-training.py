@@ -1040,7 +1040,7 @@ few_bits.corrected_bias(corrected_bias)
 #
 # ## Where next
 #
-# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): scales that are shifts, an average of integers, a network in 30 kB, and a compression that is not one.
 # - [Next lesson](training-aware.ipynb): training with rounding, for still fewer bits.
 # - {cite:t}`nagel2019datafree` and {cite:t}`nagel2020adaround`: both remedies, with derivations.
 # - {cite:t}`krishnamoorthi2018quantizing`: what to expect from each choice.

@@ -686,7 +686,7 @@ few_bits.step_gradient(step_gradient)
 #
 # ## Where next
 #
-# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): scales that are shifts, an average of integers, a network in 30 kB, and a compression that is not one.
 # - [Next lesson](weight-sharing.ipynb): shared values, short words, and a file of 70 kB.
 # - {cite:t}`bengio2013estimating`: the estimator, and others that were tried.
 # - {cite:t}`esser2020learned`: learned steps, with the details of the gradient's scale.

@@ -752,6 +752,6 @@ codes.entropy(entropy)
 #
 # ## Where next
 #
-# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): a quantizer, integers alone, and a network at chance.
+# - [Assignment: quantization](../../assignments/release/quantization/quantization.ipynb): scales that are shifts, an average of integers, a network in 30 kB, and a compression that is not one.
 # - [Next chapter](../07-deployment/export.ipynb): the network leaves Python.
 # - {cite:t}`han2016deep`: the whole pipeline.

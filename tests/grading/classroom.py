@@ -88,7 +88,7 @@ def classroom(source: Path, count: int, seed: int = 0) -> list[Submission]:
 def written(solution: object, task: str, variants: object) -> str:
     """What the student's cell holds: the function with all that it needs, or a value."""
     if not callable(solution):
-        return f"{task} = {solution!r}"
+        return f"import numpy as np\n{task} = {solution!r}"
     code = inspect.getsource(variants).split("\nWRONG = {")[0]
     return f"{code}\n{task} = {solution.__name__}"
 

@@ -17,6 +17,7 @@ from slimcnn.checks import (
     low_rank,
     measuring,
     phones,
+    plain,
     pruning_channels,
     pruning_weights,
     sparse_formats,
@@ -397,6 +398,37 @@ WRONG = {
 def test_other_right_solutions_are_accepted(task):
     for solution in RIGHT[task]:
         assert task(solution).passed, repr(task(solution))
+
+
+class Liar(str):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+class Small(float):
+    def __sub__(self, other):
+        return 0.0
+
+
+class Told(dict):
+    def __getitem__(self, key):
+        return "right"
+
+
+@pytest.mark.parametrize(
+    "answer", [Liar("A"), Small(3), Told(a=1), ["A", Liar("B")], {"x": (1, Small(2))}, None, ...]
+)
+def test_plain_refuses_what_may_lie(answer):
+    with pytest.raises(AssertionError, match="a plain number or text is asked"):
+        plain(answer)
+
+
+def test_plain_gives_pythons_own():
+    found = plain({"a": [np.float64(0.5), np.str_("b")], "c": (1, True, "d")})
+    assert found == {"a": [0.5, "b"], "c": (1, True, "d")}
+    assert [type(part) for part in found["a"]] == [float, str]
 
 
 @pytest.mark.parametrize("task", WRONG, ids=lambda t: t.__name__)

@@ -277,6 +277,68 @@ def with_allclose(model, program, images):
     return ((found - z).norm() / z.norm()).le(1e-3)
 
 
+def margin_reached(z, found, margin):
+    """At least the margin instead of more."""
+    best = z.topk(2).values
+    return _judged(z, found, margin, sure=best[:, 0] - best[:, 1] >= margin)
+
+
+def only_nan(z, found, margin):
+    if found.shape != z.shape or found.isnan().any():
+        return float("inf"), 0.0, False
+    error = float((found - z).norm() / (z - z.mean(0)).norm())
+    agreement = _agreement(z, found, _sure(z, margin))
+    return error, agreement, error <= 0.05 and agreement >= 99.5
+
+
+def only_as_many(z, found, margin):
+    """As many rows; their lengths may differ."""
+    if len(found) != len(z) or not found.isfinite().all():
+        return float("inf"), 0.0, False
+    return _judged(z, found.expand_as(z), margin)
+
+
+def agreement_of_99(z, found, margin):
+    error, agreement, _ = _judged(z, found, margin)
+    return error, agreement, error <= 0.05 and agreement >= 99
+
+
+def a_hundredth(model, program, images):
+    z, found = _compared(model, program, images)
+    return bool((found - z).norm() <= 1e-2 * z.norm())
+
+
+def a_tenth_of_it(model, program, images):
+    z, found = _compared(model, program, images)
+    return bool((found - z).norm() <= 1e-4 * z.norm())
+
+
+def each_number(model, program, images):
+    """As PyTorch compares, number by number."""
+    z, found = _compared(model, program, images)
+    return torch.allclose(found, z, rtol=1e-3, atol=0)
+
+
+def children_forgotten(model, program, images):
+    """The mode of the whole comes back, that of its layers does not."""
+    mode = model.training
+    model.eval()
+    z, found = _compared(model, program, images)
+    model.training = mode
+    return bool((found - z).norm() <= 1e-3 * z.norm())
+
+
+def changes_images(model, program, images):
+    z, found = _compared(model, program, images)
+    images.zero_()
+    return bool((found - z).norm() <= 1e-3 * z.norm())
+
+
+def as_numpy_says(model, program, images):
+    z, found = (part.numpy() for part in _compared(model, program, images))
+    return np.linalg.norm(found - z) <= 1e-3 * np.linalg.norm(z)
+
+
 WRONG = {
     "fold_pixels": [
         (black_frame, "a black one"),
@@ -293,6 +355,10 @@ WRONG = {
         (as_share, "in percent"),
         (lets_nan_through, "finite"),
         (one_is_enough, "verdict"),
+        (margin_reached, "agreement"),
+        (only_nan, "finite"),
+        (only_as_many, "another shape"),
+        (agreement_of_99, "the verdict is False"),
         (asks_the_package, "what you are to write"),
     ],
     "export": [
@@ -311,12 +377,17 @@ WRONG = {
     ],
     "accepts": [
         (as_announced, ""),
-        (answers_alone, "doubled logits"),
+        (answers_alone, "twice what is allowed"),
         (not_greater, "no number"),
         (mode_forgotten, "another mode"),
         (as_it_comes, ""),
         (all_at_once, "one image at a time"),
-        (sums_of_logits, "two classes swapped"),
+        (sums_of_logits, "✗ accepts"),
+        (a_hundredth, "twice what is allowed"),
+        (a_tenth_of_it, "half of what is allowed"),
+        (each_number, "in one number an image"),
+        (children_forgotten, "another mode"),
+        (changes_images, "changes its images"),
     ],
 }
 RIGHT = {
@@ -327,5 +398,5 @@ RIGHT = {
         ["ResNet-14, half the MACs", "ONNX Runtime", "int8"],
         ("ResNet-14, half the MACs", "ONNX Runtime", "int8"),
     ],
-    "accepts": [of_a_copy, with_allclose],
+    "accepts": [of_a_copy, with_allclose, as_numpy_says],
 }

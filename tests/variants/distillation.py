@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -355,6 +356,23 @@ def typed():
     return [[0.58, "better"], [-0.26, "open"], [-0.18, "open"], [-0.44, "worse"]]
 
 
+def objective_waking_the_teacher(student, teacher, images, labels, temperature, alpha):
+    """Afterwards the teacher is in training mode, whatever it was before."""
+    loss = _mended(student, teacher, images, labels, temperature, alpha)
+    teacher.train()
+    return loss
+
+
+def objective_asking_twice(student, teacher, images, labels, temperature, alpha):
+    """The student's batch norm sees each batch twice."""
+    student(images)
+    return _mended(student, teacher, images, labels, temperature, alpha)
+
+
+def numpy_numbers():
+    return [(np.float64(points), verdict) for points, verdict in typed()]
+
+
 WRONG = {
     "js_loss": [
         (js_without_square, "T² is missing"),
@@ -362,7 +380,7 @@ WRONG = {
         (js_summed, "sum over the images"),
         (js_swapped, "changed places"),
         (js_of_mixed_logits, "mixed the logits"),
-        (js_with_constant_student, "no constant"),
+        (js_with_constant_student, "detached"),
         (js_with_zero_times_log, "not a number"),
         (js_as_number, "no gradient"),
         (js_from_the_package, "calls soft_target_loss"),
@@ -396,6 +414,8 @@ WRONG = {
         (objective_without_square, "times as long as right"),
         (objective_with_the_teacher_twice, "no gradient at all"),
         (objective_with_relu, ""),
+        (objective_waking_the_teacher, "came in evaluation mode"),
+        (objective_asking_twice, "ask it once"),
     ],
 }
 
@@ -403,6 +423,6 @@ RIGHT = {
     "js_loss": [js_by_probabilities, js_with_constant_mixture, js_by_loops],
     "similarity_loss": [similarity_by_mse, similarity_by_loops],
     "teach": [taught_by_package, taught_by_logits],
-    "judge": [intervals_over_both, typed],
+    "judge": [intervals_over_both, typed, numpy_numbers],
     "objective": [objective_by_kl_div, objective_by_cross_entropy],
 }

@@ -348,6 +348,67 @@ def compress_by_a_module(network, rank):
     return _walk(copy.deepcopy(network), rank, _Two)
 
 
+def thin_more_than_the_share(weight, bias, mean, share):
+    """More than the share instead of at least."""
+    values = torch.linalg.svdvals(weight)
+    energy = values.square().cumsum(0)
+    left, right = _factors(weight, int((energy <= share * energy[-1]).sum()) + 1)
+    return left, right, bias + (weight - left @ right) @ mean
+
+
+def thin_by_whitening(weight, bias, mean, share):
+    """The package's other factorization, with nothing to whiten."""
+    rank, eye = _rank(weight, share), torch.eye(weight.shape[1]).to(weight)
+    left, right = lowrank.whitened_svd(weight, rank, eye)
+    return left, right, bias + (weight - left @ right) @ mean
+
+
+def compress_with_a_late_stride(network, rank):
+    """The second layer strides: the same outputs for more MACs."""
+
+    def make(layer, r):
+        pair = _pair(layer, r, values=0.0)
+        if layer.kernel_size == (3, 3) and layer.stride == (2, 2):
+            pair[0].stride, pair[1].stride = (1, 1), (2, 2)
+        return pair
+
+    return _walk(copy.deepcopy(network), rank, make)
+
+
+def compress_also_equals(network, rank):
+    """Replaces where the weights are equal, too."""
+
+    def allowed(layer, r):
+        rows, columns = layer.weight.flatten(1).shape
+        return r * (rows + columns) <= rows * columns
+
+    return _walk(copy.deepcopy(network), rank, lambda c, r: _pair(c, r, values=0.0), allowed)
+
+
+def compress_sharing(network, rank):
+    """A copy whose weights are still those of the network that was given."""
+    same = {id(p): p for p in network.parameters()}
+    return _walk(copy.deepcopy(network, same), rank, lambda c, r: _pair(c, r, values=0.0))
+
+
+def compress_in_single_precision(network, rank):
+    """By copying into new layers, as they come."""
+
+    def make(layer, r):
+        pair = _pair(layer, r, values=0.0)
+        fresh = nn.Sequential(
+            nn.Conv2d(layer.in_channels, r, layer.kernel_size, layer.stride, layer.padding,
+                      layer.dilation, bias=False),
+            nn.Conv2d(r, layer.out_channels, 1, bias=layer.bias is not None),
+        )  # fmt: skip
+        with torch.no_grad():
+            for new, old in zip(fresh.parameters(), pair.parameters(), strict=True):
+                new.copy_(old)
+        return fresh
+
+    return _walk(copy.deepcopy(network), rank, make)
+
+
 WRONG = {
     "thin": [
         (thin_by_values, "the squares of the singular values"),
@@ -360,11 +421,13 @@ WRONG = {
         (thin_bias_backwards, "wrong direction"),
         (thin_transposed, "are expected, yours have the shapes"),
         (thin_by_the_package, "which is what you are to write"),
+        (thin_by_whitening, "which is what you are to write"),
+        (thin_more_than_the_share, "exactly that share is enough"),
     ],
     "break_even": [
         (in_weights, "weights are even"),
         (stride_at_the_end, "strides downwards"),
-        (stride_at_once, "stride sideways"),
+        (stride_at_once, "pad sideways"),
         (may_be_equal, "fewer are asked"),
         (not_whole, "a whole number"),
         (sides_swapped, ""),
@@ -380,25 +443,29 @@ WRONG = {
         (("?", 0.0), "is not one of"),
         (("input 50", 93.73), "both limits"),
         (("channel 50", 93.82), "validation images choose"),
-        (("spatial 50", 94.12), "nothing was chosen on"),
+        (("spatial 50", 94.12), "images that chose nothing"),
         (("spatial 50", "93.76"), "not an accuracy"),
+        (("spatial 50", 93.8), "to two digits"),
     ],
     "compress": [
         (compress_nothing, "as before"),
         (compress_to_factors, "a network is expected"),
-        (compress_in_place, "work on a copy"),
+        (compress_in_place, "shares weights; copy it"),
         (compress_beyond_break_even, "parameters"),
         (compress_top_level, "parameters are expected"),
         (compress_without_stride, ""),
         (compress_without_bias, "parameters are expected"),
         (compress_values_twice, "outputs are off"),
         (compress_by_the_package, "which is what you are to write"),
+        (compress_with_a_late_stride, "where is the stride?"),
+        (compress_also_equals, "parameters are expected"),
+        (compress_sharing, "shares weights"),
     ],
 }
 RIGHT = {
     "thin": [thin_with_numpy, thin_by_eigenvectors],
     "break_even": [by_counting_up, by_running_it],
     "slim": [trained_tucker, taught_input],
-    "choice": [("spatial 50", 93.76), ["spatial 50", 93.76]],
-    "compress": [compress_by_children, compress_by_a_module],
+    "choice": [("spatial 50", np.float64(93.76)), ["spatial 50", 93.76]],
+    "compress": [compress_by_children, compress_by_a_module, compress_in_single_precision],
 }

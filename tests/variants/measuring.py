@@ -1,6 +1,7 @@
 """Solutions of the assignment on measuring, wrong and right."""
 
 from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -210,6 +211,36 @@ def rounds_of_five(run_old, run_new, clock):
     return median(ratios)
 
 
+def z_is_fixed(points, disagreement, z=1.96):
+    return halving(points, disagreement)
+
+
+def one_too_many(points, disagreement, z=1.96):
+    """The next whole number, also where it is whole already."""
+    delta = points / 100
+    return max(1, int(z**2 * (disagreement - delta**2) / delta**2) + 1)
+
+
+def reads_the_costs(run_old, run_new, clock):
+    """Asks the machine instead of the clock."""
+    old, new = clock.__self__._costs
+    return old / new
+
+
+class Cost(NamedTuple):
+    parameters: int
+    macs: int
+
+
+def named(c_in, c_out, kernel, stride, padding, dilation, groups, bias, size):
+    return Cost(*counts_loops(c_in, c_out, kernel, stride, padding, dilation, groups, bias, size))
+
+
+def numpy_medians(run_old, run_new, clock):
+    pairs = [_time(run_old, clock, 1) + _time(run_new, clock, 1) for _ in range(220)]
+    return np.median([old / new for old, new in pairs[20:]])
+
+
 WRONG = {
     "conv_cost": [
         (no_groups, "a filter sees"),
@@ -222,6 +253,8 @@ WRONG = {
         (asks_the_package, "which is what you are to write"),
     ],
     "images_needed": [
+        (z_is_fixed, "z is 2.576 here"),
+        (one_too_many, "the least whole number"),
         (points_as_share, "are a share of"),
         (rounds_down, "the least whole number"),
         (no_variance_of_the_mean, ""),
@@ -242,13 +275,14 @@ WRONG = {
         (means, "other programs run"),
         (one_after_the_other, "gets slower"),
         (no_warm_up, ""),
-        (the_other_way_round, "quiet machine"),
+        (reads_the_costs, "raises AttributeError"),
+        (the_other_way_round, "old / new is asked"),
     ],
 }
 RIGHT = {
-    "conv_cost": [counts_loops, runs_a_layer],
+    "conv_cost": [counts_loops, runs_a_layer, named],
     "images_needed": [halving, with_numpy],
     "save_small": [bfloat_weights, only_matrices],
     "choice": ["D"],
-    "compare": [ratio_of_medians, rounds_of_five],
+    "compare": [ratio_of_medians, rounds_of_five, numpy_medians],
 }

@@ -263,6 +263,18 @@ def sparse_by_optimizer(weight, velocity, mask, inputs, targets, steps):
     return trained, 1 - torch.count_nonzero(trained).item() / trained.numel()
 
 
+def last_of_equals_first(scores, macs, layer, budget):
+    """Of channels with the same score a MAC the last one first."""
+    return _greedy(scores.flip(0), macs.flip(0), layer.flip(0), budget,
+                   lambda i: float(scores.flip(0)[i] / macs.flip(0)[i])).flip(0)  # fmt: skip
+
+
+def in_single_precision(weight, velocity, mask, inputs, targets, steps):
+    parts = (part.float() for part in (weight, velocity, inputs, targets))
+    weight, velocity, inputs, targets = parts
+    return sparse_masked_each_step(weight, velocity, mask, inputs, targets, steps)
+
+
 WRONG = {
     "keep_largest": [
         (layer_threshold, "of each were asked"),
@@ -273,11 +285,12 @@ WRONG = {
         (weights_not_mask, "a mask holds True and False"),
     ],
     "affordable": [
-        (by_score_alone, "against the order of the rule"),
+        (by_score_alone, "equal score per MAC"),
         (stops_at_the_first, "would fit"),
         (empties_layers, "keeps no channel"),
         (first_for_free, "the budget is"),
         (below_the_budget, "would fit"),
+        (last_of_equals_first, ""),
     ],
     "prune": [
         (dense_file, "at most"),
@@ -290,7 +303,7 @@ WRONG = {
         ({"change": 0.34, "verdict": "loss", "ship": "B"}, "change"),
         ({"change": -0.3, "verdict": "gain", "ship": "B"}, "verdict"),
         ({"change": -0.3, "verdict": "loss", "ship": "D"}, "ship"),
-        ({"change": 0.3, "verdict": "loss", "ship": "B"}, "change"),
+        ({"change": 0.3, "verdict": "loss", "ship": "B"}, "negative if it lost"),
         ({"change": -0.3, "verdict": "worse", "ship": "B"}, "gain, loss or open"),
     ],
     "train_sparse": [
@@ -298,8 +311,9 @@ WRONG = {
         (every_gradient_masked, "pruned weights are not zero"),
         (masked_at_the_end, "had they been zero in every step"),
         (share_of_the_mask, "are reported"),
-        (no_momentum, "had they been zero in every step"),
+        (no_momentum, "go on from the velocity"),
         (share_that_stays, "are reported"),
+        (in_single_precision, "float64"),
     ],
 }
 
@@ -310,6 +324,7 @@ RIGHT = {
     "findings": [
         {"change": -0.297, "verdict": "loss", "ship": "B"},
         {"ship": "B", "verdict": "loss", "change": -0.29},
+        {"ship": np.str_("B"), "verdict": "loss", "change": np.float32(-0.29)},
     ],
     "train_sparse": [sparse_masked_each_step, sparse_by_optimizer],
 }

@@ -280,6 +280,40 @@ def packed_by_numpy(shape, values):
     return min(row.nbytes + books.nbytes, np.zeros(shape, np.float32).nbytes)
 
 
+def half_to_even(q, scale, zero_point, new_scale, new_zero_point):
+    """15 bits, and PyTorch's rounding."""
+    m, n = _fixed(_factor(q, scale, new_scale))
+    sums = (q.double() - zero_point).sum((2, 3))
+    return (torch.round(sums * m / 2**n) + new_zero_point).clamp(0, 255)
+
+
+def multiplier_cut_off(q, scale, zero_point, new_scale, new_zero_point):
+    """Where m is rounded up to 2^15, one less."""
+    factor = _factor(q, scale, new_scale)
+    n = 15 - math.frexp(factor)[1]
+    m = min(round(factor * 2**n), 2**15 - 1)
+    sums = (q.long() - zero_point).sum((2, 3))
+    return (((sums * m + (1 << (n - 1))) >> n) + new_zero_point).clamp(0, 255)
+
+
+def up_to_254(q, scale, zero_point, new_scale, new_zero_point):
+    m, n = _fixed(_factor(q, scale, new_scale))
+    sums = (q.long() - zero_point).sum((2, 3))
+    return (((sums * m + (1 << (n - 1))) >> n) + new_zero_point).clamp(0, 254)
+
+
+def bits_rounded_down(shape, values):
+    bits = math.floor(math.log2(values))
+    coded = math.ceil(math.prod(shape) * bits / 8) + 4 * shape[0] * values
+    return min(coded, 4 * math.prod(shape))
+
+
+def bit_length(shape, values):
+    """Enough bits for the number of values itself."""
+    coded = math.ceil(math.prod(shape) * values.bit_length() / 8) + 4 * shape[0] * values
+    return min(coded, 4 * math.prod(shape))
+
+
 WRONG = {
     "power_of_two": [
         (rounds_down, "cuts off the largest weights"),
@@ -296,8 +330,11 @@ WRONG = {
         (zero_point_once, "off the sum once"),
         (no_half, "the shift alone rounds down"),
         (no_clamp, "clamp"),
-        (real_numbers, "off by one"),
+        (real_numbers, "halves are rounded up"),
         (more_bits, "off by one"),
+        (half_to_even, "halves are rounded up"),
+        (multiplier_cut_off, "off by one"),
+        (up_to_254, "off by one"),
         (wide_multiplier, "which is what you are to write"),
         (no_count, ""),
     ],
@@ -317,6 +354,8 @@ WRONG = {
         (random_weights, "% on validation"),
     ],
     "shared_bytes": [
+        (bits_rounded_down, "bits, not fewer"),
+        (bit_length, "bits, not more"),
         (as_published, "the codebooks are missing"),
         (no_codebook, "the codebooks are missing"),
         (fractions_of_bits, "whole bits"),

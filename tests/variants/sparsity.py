@@ -306,8 +306,25 @@ def counted_again(state, masks, value_bytes):
     return torch.tensor(_counted(state, masks, value_bytes))
 
 
+def nearly_zero_dropped(values, block):
+    kept = torch.where(values.abs() > 1e-6, values, torch.zeros(()))
+    return coded(kept, block)
+
+
+def mask_forgotten(state, masks, value_bytes):
+    """All numbers that are not zero, masked or not."""
+    return sums_of_two_parts(state, {n: torch.ones_like(m) for n, m in masks.items()}, value_bytes)
+
+
+def masks_in_place(state, masks, value_bytes):
+    for name, mask in masks.items():
+        state[name].mul_(mask)
+    return sums_of_two_parts(state, masks, value_bytes)
+
+
 WRONG = {
     "encode": [
+        (nearly_zero_dropped, "compare with 0 exactly"),
         (one_level, ""),
         (whole_second_map, "bits of empty blocks"),
         (low_bits_first, "the first bit is the highest"),
@@ -354,6 +371,8 @@ WRONG = {
         (parts_of_bytes, "whole bytes"),
         (no_norms, "not masked"),
         (upside_down, ""),
+        (mask_forgotten, "that the mask drops"),
+        (masks_in_place, "changes its arguments"),
     ],
 }
 RIGHT = {

@@ -155,7 +155,8 @@ checks.similarity_loss(similarity_loss, seed=SECRET).require()
 #
 # A customer has pruned the student of the book, and did not train it again. They cannot: what
 # they have are 6,000 pictures without labels. (The zeros below are no labels, they stand for
-# "nobody knows". Labels of these pictures from elsewhere are against the rules of this task.)
+# "nobody knows". No labels take part in the training, of whichever pictures; those of the validation
+# images only choose.)
 
 # %%
 teacher = checkpoints.load("resnet14-unsmoothed")
@@ -272,7 +273,7 @@ for names, (points, verdict) in zip(COMPARISONS, judged, strict=True):
     seeds = min(len(new), len(old))
     gain = metrics.paired_bootstrap(old[:seeds], new[:seeds])
     right = "better" if gain.low > 0 else "worse" if gain.high < 0 else "open"
-    both = f"{names[0]} against {names[1]}, over {seeds} seeds of both"
+    both = f"{names[0]} against {names[1]}, over {seeds} seed(s)"
     assert abs(points - gain.difference) < 0.0051, f"another difference: {both}"
     assert verdict == right, f"another verdict: {both}; does the interval hold zero?"
 ### END HIDDEN TESTS
@@ -320,9 +321,9 @@ print(f"the teacher after:  {training.evaluate(used, few):.1f} %")
 #   + (1 - \alpha)\, \mathcal{L}_\text{CE}(\mathbf{z}^\text{s}, y),
 # $$
 #
-# the mean over the batch, with its gradient for the student in training mode. A teacher only
+# the mean over the batch, with its gradient for the student in training mode, which is asked once. A teacher only
 # answers: it does so in evaluation mode, whatever mode it comes in, its weights get no gradient, and after it
-# it is the same network. The check tries small networks with batch norm and dropout, and names symptoms;
+# it is the same network, in evaluation mode or in the mode in which it came. The check tries small networks with batch norm and dropout, and names symptoms;
 # the causes are yours to find. (Both lessons, "Find the bug".)
 
 

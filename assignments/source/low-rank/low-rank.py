@@ -23,7 +23,8 @@
 #
 # **Effort** two to three hours; the notebook runs in half a minute. Write only where it says
 # `your turn`. The check below a task says what is wrong; when it is graded, more cases are tried.
-# In tasks 1, 2 and 5 the package's factorizations are closed; `torch.linalg.svd` is open.
+# In tasks 1, 2 and 5 the package's factorizations are closed, in task 2 its counting of MACs, too;
+# `torch.linalg.svd` is open.
 
 # %% tags=["setup", "hide-input"]
 # Colab only: install the book's package; torch, torchvision, numpy stay as they are.
@@ -52,6 +53,7 @@ import torch
 from torch import nn
 
 from slimcnn import checkpoints, data, lowrank, metrics, pruning, report, training
+from slimcnn.checks import plain
 from slimcnn.checks.assignments import low_rank as checks
 from slimcnn.training import Recipe
 
@@ -254,7 +256,7 @@ for name in CANDIDATES:
 # %% [markdown]
 # The product takes a file of at most `MOST_KILOBYTES` kB and a network that needs at most `MOST_MS`
 # milliseconds; of these it takes the one that is most accurate. Which do you choose, and which
-# accuracy do you report for it? Mind which images may choose, and which have to be new.
+# accuracy do you report for it, to two digits? Mind which images may choose, and which have to be new.
 # (Lesson *tensors*, "Sixteen ranks".)
 
 
@@ -273,7 +275,7 @@ choice = (best, round(records[best].accuracy, 2))
 
 
 # %% test="choice" points=2
-name, accuracy = choice
+name, accuracy = plain(choice)
 assert name in CANDIDATES, f"{name!r} is not one of {CANDIDATES}"
 assert type(accuracy) in (int, float), f"{accuracy!r} is not an accuracy in percent"
 ### BEGIN HIDDEN TESTS
@@ -286,7 +288,9 @@ fast = [n for n in small if timed[n].latency.median_ms <= MOST_MS]
 assert name in fast, f"{name} does not keep both limits"
 best = max(fast, key=lambda n: rows[n].settings["validation_accuracy"])
 assert name == best, f"{name} is not the one that the validation images choose"
-assert abs(accuracy - rows[best].accuracy) < 0.0051, "report what nothing was chosen on"
+assert abs(accuracy - rows[best].accuracy) < 0.0051, (
+    f"{accuracy} is not {name}'s accuracy, to two digits, on images that chose nothing"
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -328,13 +332,12 @@ for rank in (16, 4):
 # - it returns a **new** network; the one that was given stays as it was;
 # - each `nn.Conv2d` without groups becomes two: the layer's kernel to $r$ channels, with its
 #   stride, padding and dilation; then 1×1, with its bias if it has one. With a filter in each row,
-#   the kernel is approximated by the best matrix of rank $r$, which is the given rank, or the
-#   shorter side of the matrix where that is less;
+#   the kernel is approximated by the best matrix of rank $r$;
 # - a layer for which the two would not have fewer weights (biases apart) stays as it is, and so
 #   does a convolution with groups.
 #
 # The check tries small networks, some of whose layers are nested; it compares outputs and counts
-# parameters. `network.named_modules()`, `network.get_submodule(name)` and
+# parameters and MACs. `network.named_modules()`, `network.get_submodule(name)` and
 # `setattr(parent, child_name, layer)` are of use. Do not replace while you walk through the
 # modules, or you will factorize your own factors. (Lesson *matrices*, "A convolution is a matrix,
 # three times" and "Find the bug".)

@@ -47,6 +47,7 @@ if "google.colab" in sys.modules:
 import torch
 
 from slimcnn import checkpoints, data, metrics, pruning, training
+from slimcnn.checks import plain
 from slimcnn.checks.assignments import pruning as checks
 
 # %% tags=["parameters"]
@@ -259,6 +260,7 @@ findings = {
 
 
 # %% test="findings" points=3
+findings = plain(findings)
 assert set(findings) == {"change", "verdict", "ship"}, "three keys, as above"
 assert isinstance(findings["change"], (int, float)), "change is a number, in points"
 assert findings["verdict"] in ("gain", "loss", "open"), "verdict: gain, loss or open"
@@ -278,6 +280,8 @@ fits = [name for name in lost if lost[name] <= MOST_LOST + 1e-9]
 signs = {difference > 0 for difference in against_control(CLAIMED)}
 verdict = "open" if len(signs) > 1 else "gain" if True in signs else "loss"
 off = abs(findings["change"] + lost[CLAIMED])
+upside_down = abs(findings["change"] - lost[CLAIMED]) < 0.0101 < off
+assert not upside_down, "change: negative if it lost"
 assert off < 0.0101, "change: the control is the dense run with the same epochs"
 assert findings["verdict"] == verdict, "verdict: seed by seed, against the control"
 assert findings["ship"] == min(fits, key=lambda n: rows[n][6]), "ship: own controls"

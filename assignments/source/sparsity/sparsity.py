@@ -50,6 +50,7 @@ import torch
 from safetensors.torch import save_file
 
 from slimcnn import checkpoints, data, pruning
+from slimcnn.checks import plain
 from slimcnn.checks.assignments import sparsity as checks
 
 # %% tags=["parameters"]
@@ -86,7 +87,7 @@ TIMES = [
 # from 0). The first block is empty, so the map of blocks is `01100000`; the maps of the second and the third block
 # are `01001000` and `10000000`; twelve bytes of values follow. Fifteen bytes in all, instead of 80.
 #
-# Write `encode`. (Lesson *formats*, "From scratch".)
+# Write `encode`; it gives `bytes` (of no numbers: no bytes). (Lesson *formats*, "From scratch".)
 
 
 # %% task="encode"
@@ -258,6 +259,7 @@ findings = {
 
 
 # %% test="findings" points=2
+findings = plain(findings)
 assert set(findings) == {"speedup", "ship"}, "two keys, as above"
 assert isinstance(findings["speedup"], (int, float)), "speedup is a number"
 names = sorted({row[0] for row in TIMES} - {"dense"})
@@ -299,10 +301,10 @@ print(f"{announced(state, masks, 2):.1f} times smaller")
 # It has counted less than a file holds, and compared unlike things. Write `times_smaller`, with the same arguments:
 # bytes of the dense network over bytes of the sparse one, both with `value_bytes` bytes for each number that is stored, and
 #
-# - tensors that have no mask are in both files, as they are;
+# - tensors that have no mask are whole in both files;
 # - a masked tensor holds its non-zero numbers where the mask is True (a number may be zero by itself), and a bitmask, one bit for each number of
 #   the tensor, filled up to a whole byte;
-# - a masked tensor that would be smaller without all that is stored dense.
+# - a masked tensor that would be smaller dense than with its bitmask is stored dense.
 #
 # (Lesson *formats*, "On the network".)
 

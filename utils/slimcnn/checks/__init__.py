@@ -68,8 +68,8 @@ def check(
         rtol, atol: tolerances of `torch.testing.assert_close`.
         explain: `explain(found, expected, *case)` says in a sentence what is wrong with an answer
             of the right kind and shape, or gives None, for "the largest difference is …".
-        closed: functions that solve the task; they, the reference and the functions beside it
-            in a check's module must not be called.
+        closed: functions that solve the task, the check's own helpers too; they and the reference
+            must not be called.
 
     Raises:
         ValueError: there are no cases.
@@ -80,7 +80,7 @@ def check(
         arguments = copy.deepcopy(case)
         name = getattr(function, "__name__", "your answer")
         shown = f"{name}({', '.join(_show(a) for a in case)})"
-        with guard.closed(reference, *guard.beside(reference), *closed) as watched:
+        with guard.closed(reference, *closed) as watched:
             try:
                 found, raised = function(*arguments), None
             except Exception as error:
@@ -105,6 +105,24 @@ def check(
     return Verdict(True, f"✓ {name} is right in all {count} cases")
 
 
+def plain(answer: Any) -> Any:
+    """An answer of numbers, texts, tuples, lists and dictionaries, as Python's own types.
+
+    Raises:
+        AssertionError: a part is of another class, which could say that it equals anything.
+    """
+    if isinstance(answer, np.generic) and type(answer) in _SCALARS:
+        return answer.item()
+    if type(answer) in (bool, int, float, str):
+        return answer
+    if type(answer) in (list, tuple):
+        return type(answer)(map(plain, answer))
+    if type(answer) is dict:
+        return {plain(key): plain(value) for key, value in answer.items()}
+    kind = type(answer).__name__
+    raise AssertionError(f"a plain number or text is asked; yours has a {kind}: float(…)? str(…)?")
+
+
 def _wrong_kind(found: Any, expected: Any) -> bool:
     """Whether two answers differ before their values are looked at: in type, number or shape."""
     if isinstance(expected, (tuple, list)):
@@ -123,7 +141,9 @@ def _difference(found: Any, expected: Any, rtol: float, atol: float) -> str | No
     if isinstance(expected, (tuple, list)):
         found = _unnamed(found)
         if type(found) not in (tuple, list) or len(found) != len(expected):
-            return f"{len(expected)} values are expected, yours gives {_show(found)}"
+            return (
+                f"a tuple or list of {len(expected)} values is expected, yours gives {_show(found)}"
+            )
         parts = zip(found, expected, strict=True)
         return next((d for f, e in parts if (d := _difference(f, e, rtol, atol))), None)
     if not isinstance(expected, (Tensor, bool, int, float)):

@@ -95,15 +95,6 @@ def closed(*functions: Callable) -> Iterator[Guard]:
             guard.broken = guard.broken or f"it replaces {replaced}"
 
 
-def beside(function: Callable) -> list[FunctionType]:
-    """The functions of a check's module: they could answer in its reference's place."""
-    space = function.__globals__
-    if not function.__module__.startswith(__name__.rpartition(".")[0] + "."):
-        return []
-    functions = (value for value in space.values() if isinstance(value, FunctionType))
-    return [one for one in functions if one.__module__ == function.__module__]
-
-
 def _shut(functions: Iterable[FunctionType]) -> dict[FunctionType, CodeType]:
     """Give functions a code that refuses: a thread that ran before is not watched.
 

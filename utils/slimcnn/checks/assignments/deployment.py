@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimcnn import checkpoints, data, deploy, metrics, training
 from slimcnn.checks import Verdict, check, guard
@@ -86,6 +88,8 @@ def judge(function: Callable, seed: int = 0) -> Verdict:
             return "agreement is in percent"
         if not _near(agreement, expected[1]):
             return f"agreement is {expected[1]:.2f} %, yours is {agreement:.2f}"
+        if bool(verdict) == expected[2]:
+            return f"{expected[:2]} are right, yours are {(error, agreement)}"
         return f"the numbers are right, the verdict is {expected[2]}, not {verdict}"
 
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -103,6 +107,17 @@ def judge(function: Callable, seed: int = 0) -> Verdict:
     close = torch.tensor([[0.0, 2.0], [2.0, 0.0], [0.0, 0.9]])
     cases.append((close, torch.tensor([[0.0, 2.0], [2.0, 0.0], [1.2, 0.0]]), 1.0))
     cases += [(z, broken, 0.1), (z, z[:4], 0.1), (z, z.flip(1), 0.0)]
+    cases.append((z, z[:, :1], 0.1))
+    for value in (float("inf"), -float("inf")):
+        cases.append((z, z.index_fill(0, torch.tensor([3]), value), 0.1))
+    edge = torch.tensor([[0.0, 2.0], [2.0, 0.0], [1.0, 2.0]]).double()  # a margin of just 1
+    cases.append((edge, edge + torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.01, 0.0]]), 1.0))
+    for flips in (1, 3):  # of 400 answers: 99.75 % are enough, 99.25 % are not
+        many = torch.tensor([[0.0, 100.0], [100.0, 0.0]]).double().repeat(200, 1)
+        many[:flips] = torch.tensor([1.0, 0.5])
+        other = many.clone()
+        other[:flips] = torch.tensor([0.5, 1.0])
+        cases.append((many, other, 0.25))
     closed = (deploy.parity, relative_error, metrics.agreement)
     return check(function, reference, cases, explain=explain, closed=closed)
 
@@ -116,6 +131,8 @@ def small_file(
         function(FILE)
     except NotImplementedError:
         return Verdict(False, "Your turn: export is not written yet.")
+    except Exception as error:
+        return Verdict(False, f"✗ export(path) raises {type(error).__name__}: {error}")
     return measured(network, kilobytes, accuracy, error)
 
 
@@ -147,6 +164,8 @@ def measured(
     difference = relative_error(training.predict(checkpoints.load(network), some), logits[:500])
     if not difference <= error:
         shown = f"{100 * difference:.1f} %; at most {100 * error:.1f} % are allowed"
+        if difference < 0.1:
+            shown += " (is the frame of the first layer the right one?)"
         return Verdict(False, f"✗ its logits differ from the network's by {shown}")
     reached = metrics.accuracy(logits, judges.labels)
     if not reached >= accuracy:
@@ -188,9 +207,20 @@ def _one_by_one(network: nn.Module) -> Callable:
     return program
 
 
+def _one_number(network: nn.Module) -> Callable:
+    def program(x: Tensor) -> Tensor:
+        z = network(x)
+        return z + F.pad(8e-4 * z.norm(dim=1, keepdim=True), (0, z.shape[1] - 1))
+
+    return program
+
+
 _TRIES = (
     _Try("a right file", lambda n: n, True),
     _Try("a right file that rounds otherwise", lambda n: lambda x: n(x) * (1 + 1e-5), True),
+    _Try("a right file, off by half of what is allowed", lambda n: lambda x: 1.0005 * n(x), True),
+    _Try("a file that is off by twice what is allowed", lambda n: lambda x: 1.002 * n(x), False),
+    _Try("a right file, off in one number an image", _one_number, True),
     _Try("a right file that takes one image at a time", _one_by_one, True),
     _Try("a file with its channels swapped", _swapped, False),
     _Try("a file that normalizes twice", _unnormalized, False),
@@ -226,6 +256,7 @@ def _accepts(function: Callable, case: _Try, seed: int, mode: bool) -> str:
         images = torch.randn(12, 2, 6, 6) + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
     program = case.program(copy.deepcopy(model).eval().requires_grad_(False))
     model.train(mode)
+    given = images.clone()
     before = copy.deepcopy(model.state_dict())
     try:
         found = function(model, program, images)
@@ -233,11 +264,15 @@ def _accepts(function: Callable, case: _Try, seed: int, mode: bool) -> str:
         return "Your turn: accepts is not written yet."
     except Exception as error:
         return f"✗ accepts raises {type(error).__name__} on {case.name}: {error}"
-    if type(found) is not bool and not (isinstance(found, Tensor) and found.dtype == torch.bool):
+    if type(found) not in (bool, np.bool_) and not (
+        isinstance(found, Tensor) and found.dtype == torch.bool
+    ):
         return f"✗ accepts gives {found!r}; True or False is expected"
     if any(not torch.equal(before[name], t) for name, t in model.state_dict().items()):
         return "✗ after accepts the network's batch norm has other statistics"
-    if model.training != mode:
+    if not torch.equal(images, given):
+        return "✗ accepts changes its images; leave them as they are"
+    if any(module.training != mode for module in model.modules()):
         return "✗ accepts leaves the network in another mode than it came in"
     if bool(found) != case.right:
         return f"✗ accepts {'refuses' if case.right else 'lets pass'} {case.name}"

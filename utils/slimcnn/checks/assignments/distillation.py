@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimcnn import checkpoints, data, distillation, models, pruning, training
-from slimcnn.checks import Verdict, check
+from slimcnn.checks import Verdict, check, plain
 from slimcnn.distillation import losses
 
 _CLOSED = (distillation.soft_target_loss, losses._divergence)
@@ -45,7 +45,10 @@ def js_loss(function: Callable, seed: int = 0) -> Verdict:
             if factor != 1 and _near(found[1], factor * expected[1]):
                 return mistake
         if _near(found[0], expected[0]):
-            return "the value is right, its gradient is not: the student's answer is no constant"
+            return (
+                "the value is right, its gradient is not: is something of the student detached,"
+                " clamped or written over?"
+            )
         if _near(found[0], _js(z_s, z_t, temperature, 1 - share)):
             return "teacher and student have changed places; share is the teacher's"
         mean = share * z_t + (1 - share) * z_s
@@ -84,9 +87,12 @@ def similarity_loss(function: Callable, seed: int = 0) -> Verdict:
             "not the embeddings get length one, the rows of their tables do": unit_s @ unit_s.T
             - unit_t @ unit_t.T,
         }
+        right = _near(found[0], expected[0])
         for mistake, difference in wrong.items():
-            if _near(found[0], difference.square().mean()):
+            if not right and _near(found[0], difference.square().mean()):
                 return mistake
+        if not found[1].isfinite().all():
+            return "its gradient is not a number"
         batch = len(e_s)
         for factor in (batch, batch**2, 1 / batch):
             if factor != 1 and _near(found[0], factor * expected[0]):
@@ -160,11 +166,14 @@ def judged(function: Callable, comparisons: list) -> list[tuple[float, str]]:
         shown = f"{names[0]} against {names[1]}: {pair!r}"
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise AssertionError(f"{shown} is no pair (difference, verdict)")
+        pair = plain(tuple(pair))
         if type(pair[0]) not in (int, float) or not abs(pair[0]) <= 100:
-            raise AssertionError(f"{shown}: the difference is a number, in points")
+            raise AssertionError(
+                f"{shown}: the difference is a number, in points, variant minus control"
+            )
         if pair[1] not in ("better", "worse", "open"):
             raise AssertionError(f'{shown}: the verdict is "better", "worse" or "open"')
-    return [tuple(pair) for pair in answer]
+    return [plain(tuple(pair)) for pair in answer]
 
 
 @dataclass(frozen=True)
@@ -195,18 +204,22 @@ def objective(function: Callable, seed: int = 0) -> Verdict:
         return _outcome(function, step)
 
     def explain(found: tuple, expected: tuple, step: _Step) -> str | None:
-        value, gradient, moved, reached = found
+        value, gradient, moved, reached, spoiled, passes = found
         if moved:
             return "after it the teacher's batch norm has other statistics than before"
         if reached:
             return "gradients arrive at the teacher's weights"
+        if spoiled:
+            return "a teacher that came in evaluation mode is in training mode afterwards"
         if step.alpha == 1 and not gradient.any():
             return "with alpha = 1 the student gets no gradient at all"
         ratio = (gradient.norm() / expected[1].norm()).item()
-        if step.alpha == 1 and _near(gradient, ratio * expected[1]):
+        if step.alpha == 1 and not _near(ratio, 1) and _near(gradient, ratio * expected[1]):
             return f"the teacher's part of the gradient is {ratio:.4g} times as long as right"
         if _near(value, expected[0]):
-            return "the value is right, the gradient is not"
+            if not _near(gradient, expected[1]):
+                return "the value is right, the gradient is not"
+            return f"the student's batch norm has seen the batch {passes} times; ask it once"
         return None
 
     draw = random.Random(seed)
@@ -268,6 +281,7 @@ def _outcome(loss: Callable, step: _Step) -> object:
             ).double()
             for drop in (0.0, 0.5)
         )  # fmt: skip
+        teacher.train(step.seed % 2 == 0)
         images = torch.randn(step.images, 1, 3, 3).double()
         labels = torch.randint(step.classes, (step.images,))
         nn.init.normal_(teacher[-1].weight)
@@ -282,7 +296,9 @@ def _outcome(loss: Callable, step: _Step) -> object:
     state = teacher.state_dict()
     moved = max((state[name] - t).abs().max().item() for name, t in before.items())
     reached = sum(p.grad.abs().sum().item() for p in teacher.parameters() if p.grad is not None)
-    return value.detach(), gradient, moved, reached
+    spoiled = int(step.seed % 2 and any(m.training for m in teacher.modules()))
+    passes = student[2].num_batches_tracked.item()
+    return value.detach(), gradient, moved, reached, spoiled, passes
 
 
 def _checked(value: object) -> Tensor:

@@ -33,7 +33,10 @@ def thin(function: Callable, seed: int = 0) -> Verdict:
             kept = 100 * values[:rank].square().sum() / values.square().sum()
             said = f"rank {expected[2]} is the smallest that keeps {100 * share:g} % of the energy"
             said += f"; yours has {rank}, which keeps {kept:.1f} %"
-            if rank == int((values.cumsum(0) / values.sum() < share).sum()) + 1:
+            before = values[: rank - 1].square().sum() / values.square().sum()
+            if rank == expected[2] + 1 and math.isclose(before, share):
+                said += "; exactly that share is enough"
+            elif rank == int((values.cumsum(0) / values.sum() < share).sum()) + 1:
                 said += " (energy is the squares of the singular values)"
             elif rank == _rank(values, 1 - share):
                 said += " (the share is what is kept, not what is lost)"
@@ -66,7 +69,16 @@ def thin(function: Callable, seed: int = 0) -> Verdict:
         bias, mean = (torch.randn(n, generator=generator).double() for n in (rows, columns))
         share = round(draw.uniform(0.3, 0.98), 3)
         cases.append((left * scale @ right, bias, mean + 1, share))
-    closed = (_thin, lowrank.energy_rank, lowrank.truncated_svd, lowrank.rank_by)
+    diagonal = torch.tensor([5.0, 4.0, 3.0]).double().diag()  # 25 of 50: exactly a half
+    cases.append((diagonal, torch.zeros(3).double(), torch.ones(3).double(), 0.5))
+    closed = (
+        _thin,
+        lowrank.energy_rank,
+        lowrank.truncated_svd,
+        lowrank.rank_by,
+        lowrank.whitened_svd,
+        lowrank.output_svd,
+    )
     return check(answer, reference, cases, rtol=1e-4, atol=1e-5, explain=explain, closed=closed)
 
 
@@ -103,7 +115,7 @@ def break_even(function: Callable, seed: int = 0) -> Verdict:
         mistakes = {
             weights: (
                 "that is where the weights are even; for the MACs, the first layer does not stride"
-                f" sideways: its output has {width} columns"
+                f" or pad sideways: its output has {width} columns"
             ),
             largest(c_in * k_h * height * width + c_out * k_w * h * w, whole): (
                 f"the first layer strides downwards: its output has {h} rows, not {height}"
@@ -188,27 +200,33 @@ def compress(function: Callable, seed: int = 0) -> Verdict:
         return _compressed(function, network)
 
     def explain(found: tuple, expected: tuple, network: _Network) -> str | None:
-        output, parameters, changed = found
+        output, parameters, changed, macs = found
         whole = metrics.count_parameters(_built(network))
         if changed:
-            return "the network that was given is another one afterwards; work on a copy"
+            return (
+                "the network that was given is another one afterwards, or shares weights; copy it"
+            )
         if parameters == whole:
             return f"what comes back has {parameters} parameters, as before"
         if parameters > whole:
             return f"what comes back has {parameters} parameters; before there were {whole}"
         if parameters != expected[1]:
             return f"{expected[1]} parameters are expected, what comes back has {parameters}"
+        if macs != expected[3]:
+            return f"{expected[3]:,} MACs are expected, yours has {macs:,}; where is the stride?"
         share = ((output - expected[0]).norm() / expected[0].norm()).item()
         return f"the parameters are right, the outputs are off by {100 * share:.0f} %"
 
     draw = random.Random(seed)
-    ranks = (2, 4, 1, *(draw.randint(1, 12) for _ in range(12)))
+    ranks = (2, 4, 1, 5, 6, *(draw.randint(1, 12) for _ in range(12)))
     cases = [(_Network(draw.randrange(10**6), rank),) for rank in ranks]
     closed = (
         _compress,
         lowrank.factorize,
         lowrank.factorize_layer,
         lowrank.channel_conv,
+        lowrank.truncated_svd,
+        lowrank.whitened_svd,
     )
     return check(answer, reference, cases, rtol=1e-3, atol=1e-4, explain=explain, closed=closed)
 
@@ -256,16 +274,16 @@ def _outputs(kernel: tuple, stride: int, padding: tuple, size: tuple) -> list[in
 
 
 def _built(network: _Network) -> nn.Module:
-    """Convolutions of many kinds, some of them nested, in evaluation mode and float64."""
+    """Convolutions of many kinds, some of them nested, in evaluation mode."""
     draw = random.Random(network.seed)
     with training.seeded(network.seed):
         plain = nn.Conv2d(3, 8, 3, draw.choice((1, 2)), 1, bias=draw.random() < 0.5)
         depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         wide = nn.Conv2d(8, 12, (3, 5), padding=(1, 2), dilation=draw.choice((1, 2)))
         inner = nn.Sequential(depthwise, nn.ReLU(), wide)
-        last = nn.Conv2d(12, 10, 1, bias=draw.random() < 0.5)
+        last = nn.Conv2d(12, 6, 1, bias=draw.random() < 0.5)  # at rank 4 both weigh the same
         model = nn.Sequential(plain, nn.BatchNorm2d(8), nn.ReLU(), inner, nn.ReLU(), last)
-    return model.double().eval()
+    return model.eval()
 
 
 def _compressed(function: Callable, network: _Network) -> object:
@@ -280,8 +298,12 @@ def _compressed(function: Callable, network: _Network) -> object:
     same = [name in after and torch.equal(after[name], t) for name, t in before.items()]
     changed = same.count(False) + len(after.keys() - before.keys())
     with training.seeded(network.seed), torch.no_grad():
-        output = answer.eval()(torch.randn(2, 3, 13, 12).double())
-    return output, metrics.count_parameters(answer), changed
+        image = torch.randn(2, 3, 13, 12)
+        output = answer.eval()(image)
+    own = {p.data_ptr() for p in model.parameters()}
+    changed += sum(p.data_ptr() in own for p in answer.parameters())
+    macs = metrics.count_macs(answer, tuple(image.shape))
+    return output, metrics.count_parameters(answer), changed, macs
 
 
 def _compress(model: nn.Module, rank: int) -> nn.Module:

@@ -13,6 +13,8 @@ from slimcnn import quantization as quant
 from slimcnn.checkpoints import CheckpointError
 from slimcnn.checks import Verdict, check
 
+FILE = Path("packed.safetensors")
+
 
 def power_of_two(function: Callable, seed: int = 0) -> Verdict:
     """Exponents of a scale a channel that is a power of two, and the integers of the weights."""
@@ -50,7 +52,7 @@ def power_of_two(function: Callable, seed: int = 0) -> Verdict:
         weight = torch.randn(shape, generator=generator)
         sizes = torch.exp2(6 * torch.randn(shape[0], generator=generator))
         cases.append((weight * sizes.view(-1, *[1] * (weight.ndim - 1)), draw.randint(2, 8)))
-    return check(function, reference, cases, explain=explain)
+    return check(function, reference, cases, explain=explain, closed=(_powers,))
 
 
 def _powers(weight: Tensor, bits: int, whole: Callable) -> tuple[Tensor, Tensor]:
@@ -93,12 +95,17 @@ def average(function: Callable, seed: int = 0) -> Verdict:
 
     def explain(found: Tensor, expected: Tensor, *case: object) -> str | None:
         found = torch.as_tensor(found).double()
+        telling = len(set(found.flatten().tolist()) - {0, 255}) > 0
         for name, other in _averages(*case).items():
-            if torch.equal(found, other.double()) and name != "right":
+            if torch.equal(found, other.double()) and name != "right" and telling:
                 return name
         if found.min() < 0 or found.max() > 255:
             return f"what is stored lies from 0 to 255, yours from {found.min()} to {found.max()}"
         worst, wrong = (found - expected).abs().max(), (found != expected).sum()
+        if not telling and worst > 1:
+            return (
+                f"{expected.flatten().tolist()[:6]} are right, yours {found.flatten().tolist()[:6]}"
+            )
         if worst <= 1:
             return (
                 f"{wrong} of {found.numel()} integers are off by one: is m the whole number below"
@@ -112,6 +119,8 @@ def average(function: Callable, seed: int = 0) -> Verdict:
         (torch.full((1, 1, 1, 1), 9, dtype=torch.uint8), 0.1, 0, 0.1, 0),
         (torch.zeros(1, 2, 3, 1, dtype=torch.uint8), 0.1, 200, 0.15, 255),
         (torch.full((2, 1, 4, 4), 255, dtype=torch.uint8), 0.5, 3, 0.01, 0),
+        (torch.tensor([47, 49, 51, 53]).to(torch.uint8).view(1, 4, 1, 1), 0.5, 50, 1.0, 9),
+        (torch.full((1, 1, 1, 1), 128, dtype=torch.uint8), 0.9999999 / 256, 0, 1.0, 0),
     ]
     few = 0  # cases in which 15 bits are seen
     while few < 6:
@@ -125,7 +134,7 @@ def average(function: Callable, seed: int = 0) -> Verdict:
         if seen or len(cases) < 12:
             few += int(seen)
             cases.append(case)
-    closed = (quant.rescale, quant.fixed_point)
+    closed = (quant.rescale, quant.fixed_point, _averages)
     return check(function, reference, cases, explain=explain, closed=closed)
 
 
@@ -159,6 +168,10 @@ def _averages(
             (wrapped * m + half) >> shift
         ),
         "the shift alone rounds down: add 2^(n − 1) before it": stored((sums * m) >> shift),
+        "halves are rounded up, as the shift does": stored(torch.round(sums * (m / 2**shift))),
+        "m has 15 bits: where it is rounded up to 2^15, n is one less": stored(
+            (sums * min(m, 2**15 - 1) + half) >> shift
+        ),
         "κ has to be divided by the H · W addends": stored(torch.round(sums * factor * count)),
         "the new zero point is added before the shift, in other units": (
             ((sums + new_zero_point) * m + half) >> shift
@@ -169,27 +182,29 @@ def _averages(
     }
 
 
-def pack_student(
-    function: Callable, kilobytes: float, accuracy: float, split: data.SplitName = "validation"
-) -> Verdict:
-    """The student in a file of `save_quantized` that the function writes, of at most so many kB."""
-    path = Path("packed.safetensors")
-    path.unlink(missing_ok=True)
+def pack_student(function: Callable, kilobytes: float, accuracy: float) -> Verdict:
+    """The student in a file of `save_quantized` that the function writes; on validation."""
+    FILE.unlink(missing_ok=True)
     name = getattr(function, "__name__", "your answer")
     try:
-        function(path)
+        function(FILE)
     except NotImplementedError:
         return Verdict(False, f"Your turn: {name} is not written yet.")
     except Exception as error:
         return Verdict(False, f"✗ {name}(path) raises {type(error).__name__}: {error}")
-    if not path.is_file():
-        return Verdict(False, f"✗ {name} has written no file {path}")
+    return packed(kilobytes, accuracy)
+
+
+def packed(kilobytes: float, accuracy: float, split: data.SplitName = "validation") -> Verdict:
+    """What is in the file that `pack_student` had written."""
+    if not FILE.is_file():
+        return Verdict(False, f"✗ pack_student has written no file {FILE}")
     untrained = quant.fold_batch_norm(models.build("student").eval())
     try:
-        network = quant.load_quantized(untrained, path)
+        network = quant.load_quantized(untrained, FILE)
     except CheckpointError as error:
         return Verdict(False, f"✗ no quantized student with folded batch norms: {error}")
-    size = path.stat().st_size / 1000
+    size = FILE.stat().st_size / 1000
     if size > kilobytes:
         return Verdict(False, f"✗ the file has {size:,.2f} kB; {kilobytes:g} are allowed")
     found = training.evaluate(network, data.load(split))
@@ -217,7 +232,9 @@ def shared_bytes(function: Callable, seed: int = 0) -> Verdict:
     for _ in range(30):
         rest = draw.choice(((), (1, 1), (3, 3)))
         cases.append(((draw.randint(1, 64), draw.randint(1, 200), *rest), draw.randint(1, 64)))
-    return check(function, reference, cases, explain=explain, closed=(coding.share_weights,))
+    return check(
+        function, reference, cases, explain=explain, closed=(coding.share_weights, _shared)
+    )
 
 
 def _shared(shape: tuple[int, ...], values: int) -> dict[str, float]:
@@ -227,8 +244,12 @@ def _shared(shape: tuple[int, ...], values: int) -> dict[str, float]:
     indices = math.ceil(weights * word / 8)
     book = 4 * filters * values
     fractions = math.ceil(weights * math.log2(values) / 8)
+    floor = math.ceil(weights * math.floor(math.log2(values)) / 8)
+    length = math.ceil(weights * values.bit_length() / 8)
     return {
         "right": min(plain, indices + book),
+        f"an index of {values} values has {word} bits, not fewer": min(plain, floor + book),
+        f"an index of {values} values has {word} bits, not more": min(plain, length + book),
         "the codebooks are missing": min(plain, indices),
         "the codebooks are missing, and an index has whole bits": weights * math.log2(values) / 8,
         "every filter has a codebook of its own": min(plain, indices + 4 * values),
