@@ -58,13 +58,9 @@ def build(source: Path, values: dict | None = None, secret: int = PRACTICE) -> N
         language_info=lesson.LANGUAGE,
         slimcnn=NotebookNode(assignment=source.stem),
     )
-    parameters = [c for c in notebook.cells if "parameters" in lesson.tags(c)]
-    if len(parameters) != 1:
-        raise LessonError(
-            f'{shown(source)}: one cell has tags=["parameters"], not {len(parameters)}'
-        )
-    parameters[0].source = _with_values(parameters[0].source, values or {}, source)
-    preamble = _preamble(source.stem, parameters[0].source)
+    parameters = _parameters(notebook, source)
+    parameters.source = _with_values(parameters.source, values or {}, source)
+    preamble = _preamble(source.stem, parameters.source)
     for cell in notebook.cells:
         if HIDDEN in cell.source:
             before, after = cell.source.split(f"{HIDDEN}\n")
@@ -86,11 +82,16 @@ def release(notebook: NotebookNode) -> NotebookNode:
 
 
 def draw(source: Path, seed: int) -> dict:
-    """One alternative of each group of `choices.json`, by the course's seed."""
+    """One alternative of each group of `choices.json`, by the course's seed; not the committed."""
     path = source.with_name("choices.json")
     groups = json.loads(path.read_text("utf-8")) if path.exists() else []
-    chance = random.Random(f"{seed} {source.stem}")
-    return {name: value for group in groups for name, value in chance.choice(group).items()}
+    code = _parameters(lesson.read_source(source), source).source
+    committed = {name: ast.literal_eval(node) for name, node in _literals(code, source).items()}
+    chance, drawn = random.Random(f"{seed} {source.stem}"), {}
+    for group in groups:
+        others = [a for a in group if any(committed.get(name) != a[name] for name in a)]
+        drawn |= chance.choice(others or group)
+    return drawn
 
 
 def texts(source: Path, folder: Path, seed: int | None = None) -> dict[Path, str]:
@@ -163,17 +164,33 @@ def _problems(notebook: NotebookNode, source: Path) -> None:
             raise LessonError(f"{shown(source)}: {mark.grade_id} has no task {task!r}")
 
 
-def _with_values(code: str, values: dict, source: Path) -> str:
-    """The parameters' cell with other literals."""
-    lines = code.splitlines()
-    for node in reversed(ast.parse(code).body):
+def _parameters(notebook: NotebookNode, source: Path) -> NotebookNode:
+    """The cell of the parameters."""
+    cells = [c for c in notebook.cells if "parameters" in lesson.tags(c)]
+    if len(cells) != 1:
+        raise LessonError(f'{shown(source)}: one cell has tags=["parameters"], not {len(cells)}')
+    return cells[0]
+
+
+def _literals(code: str, source: Path) -> dict[str, ast.expr]:
+    """Name → value of each parameter, as syntax."""
+    found = {}
+    for node in ast.parse(code).body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             raise LessonError(f"{shown(source)}: the parameters' cell holds NAME = literal only")
         ast.literal_eval(node.value)
-        name, first, last = node.targets[0].id, node.value.lineno - 1, node.value.end_lineno
+        found[node.targets[0].id] = node.value
+    return found
+
+
+def _with_values(code: str, values: dict, source: Path) -> str:
+    """The parameters' cell with other literals."""
+    lines, values = code.splitlines(), dict(values)
+    for name, value in reversed(_literals(code, source).items()):
+        first, last = value.lineno - 1, value.end_lineno
         if name in values:
-            before = lines[first][: node.value.col_offset]
-            after = lines[last - 1][node.value.end_col_offset :]
+            before = lines[first][: value.col_offset]
+            after = lines[last - 1][value.end_col_offset :]
             lines[first:last] = [before + _literal(values.pop(name)) + after]
     if values:
         raise LessonError(f"{shown(source)}: choices.json draws what is no parameter: {values}")

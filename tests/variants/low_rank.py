@@ -458,7 +458,7 @@ WRONG = {
         (compress_values_twice, "outputs are off"),
         (compress_by_the_package, "which is what you are to write"),
         (compress_with_a_late_stride, "where is the stride?"),
-        (compress_also_equals, "parameters are expected"),
+        (compress_also_equals, "outputs are off"),
         (compress_sharing, "shares weights"),
     ],
 }
