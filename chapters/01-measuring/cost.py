@@ -595,8 +595,8 @@ measuring.separable_macs(separable_macs)
 # ```{solution} ex-cost-double
 # :class: dropdown
 # Parameters and MACs of a layer grow with input channels × output channels: about
-# fourfold (the first layer, whose input has a fixed depth, only twofold). Activations
-# grow with the output channels: twofold.
+# fourfold (the first layer, whose input has a fixed depth, and the last, whose outputs are
+# the classes, only twofold). Activations grow with the output channels: twofold.
 # ```
 #
 # ```{exercise}

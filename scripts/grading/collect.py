@@ -7,7 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from . import names
 from .common import MB, GradingError
@@ -91,6 +91,13 @@ def _sorted_out(files: Iterator[_File], topic: str, pattern, place: Path) -> Col
     for entries in found.values():
         _one(entries, result)
     result.unmatched.sort()
+    for path in result.unmatched if pattern is None else ():
+        student = names.safe(names.of_folder(path) or "")
+        if student and student.casefold() not in found:
+            result.refused[student] = (
+                f"there is no file {topic}.ipynb; found was {PurePosixPath(path).name}. Hand in the"
+                " assignment's notebook, under its own name"
+            )
     return result
 
 

@@ -57,7 +57,7 @@ def owner(path: str, topic: str, pattern: re.Pattern | None = None) -> Owner | N
     if pattern is not None:
         match = pattern.search(path)
         return Owner(match["student"] or "") if match and safe(match["student"] or "") else None
-    parts = PurePosixPath(path).parts
+    parts = PurePosixPath(path).parts or ("",)
     name = re.escape(topic)
     for form in (
         rf"(?:Copy of )?{name}{_COPY}\.ipynb",
@@ -73,11 +73,17 @@ def owner(path: str, topic: str, pattern: re.Pattern | None = None) -> Owner | N
         raw = f"{found['student']}_{found['user']}"
     else:
         raw = _folder(parts[:-1], topic) if "student" not in found else found["student"]
-        raw = next((m["student"] for p in parts[:-1] if (m := _MOODLE.fullmatch(p))), raw)
+        raw = of_folder(path) or raw
     if not raw or not safe(raw):
         return None
     numbers = [found[kind] for kind in ("browser", "canvas", "jupyter") if found[kind] is not None]
     return Owner(raw, int(numbers[0] or 1) if numbers else 0)
+
+
+def of_folder(path: str) -> str | None:
+    """Whose folder of Moodle's a file lies in, whatever the file is called."""
+    folders = PurePosixPath(path).parts[:-1]
+    return next((m["student"] for p in folders if (m := _MOODLE.fullmatch(p))), None)
 
 
 def compiled(pattern: str | None) -> re.Pattern | None:

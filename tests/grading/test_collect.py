@@ -40,6 +40,19 @@ def test_folder_and_zip_alike(tmp_path):
         assert found.refused == {}
 
 
+def test_a_wrong_name_in_ones_own_folder_is_no_silence(tmp_path):
+    files = {
+        "Ada L_7_assignsubmission_file_/small.ipynb": b"1",
+        "Ada L_7_assignsubmission_file_/notes.txt": b"2",
+        "Ned_8_assignsubmission_file_/homework.ipynb": b"3",
+        "readme.txt": b"4",
+    }
+    found = collect(write(tmp_path, files), "small")
+    assert found.notebooks == {"Ada_L_7": b"1"}
+    assert list(found.refused) == ["Ned_8"]
+    assert "no file small.ipynb; found was homework.ipynb" in found.refused["Ned_8"]
+
+
 def test_newest_copy_counts(tmp_path):
     files = {"ada_1_2_small.ipynb": b"old", "ada_1_3_small-1.ipynb": b"new"}
     found = collect(zipped(tmp_path / "a.zip", files), "small")

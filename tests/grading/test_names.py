@@ -3,7 +3,7 @@ import string
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading import names
@@ -98,6 +98,8 @@ def test_moodle(name, number):
 
 
 @given(word)
+@example(".")
+@example("")
 def test_no_name_breaks_the_forms(name):
     for path in (f"{name}/pruning.ipynb", f"{name}_pruning.ipynb", name):
         found = names.owner(path, "pruning")
