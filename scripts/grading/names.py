@@ -43,7 +43,7 @@ def safe(raw: str) -> str:
 def is_clutter(path: str) -> bool:
     """Whether an operating system or Jupyter wrote this file beside the notebooks."""
     parts = PurePosixPath(path).parts
-    return any(part in CLUTTER for part in parts) or parts[-1].startswith("._")
+    return any(part in CLUTTER for part in parts) or PurePosixPath(path).name.startswith("._")
 
 
 def owner(path: str, topic: str, pattern: re.Pattern | None = None) -> Owner | None:
